@@ -1,0 +1,38 @@
+"""Private services for tests: each with its own directory, ports and certain end.
+
+Nothing here talks to a service that it did not start, and nothing listens on anything but
+loopback.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import pytest
+
+from services.guardian import Guardian
+
+#: Where the run's configuration keeps its guardian.
+GUARDIAN: Final = pytest.StashKey[Guardian]()
+
+#: Marker of a service, and the fixtures whose use means that a test needs it.
+SERVICE_FIXTURES: Final = {
+    "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
+    "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
+}
+
+
+def in_ci() -> bool:
+    """True where a missing service must fail the run instead of skipping a test."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
+
+
+def require_service(name: str, available: bool) -> None:
+    """Skip the test if the service is not installed; in CI (``CI`` is set) fail it instead."""
+    if available:
+        return
+    message = f"{name} is not installed: run scripts/setup"
+    if in_ci():
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)

@@ -1,0 +1,154 @@
+"""Fixtures that hand private services and processes to tests; `conftest` lists them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from services import GUARDIAN, require_service
+from services.postgresql import PrivatePostgreSQL
+from services.processes import Process
+from services.rabbitmq import PrivateRabbitMQ
+
+
+@pytest.fixture(scope="session")
+def session_dir(pytestconfig: pytest.Config) -> Path:
+    """A directory of the run's own which other users can pass through; removed at its end."""
+    return pytestconfig.stash[GUARDIAN].directory
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(session_dir: Path) -> Iterator[PrivateRabbitMQ]:
+    """The run's private RabbitMQ; one test's own part of it is `broker_url`."""
+    require_service("RabbitMQ", PrivateRabbitMQ.available())
+    with PrivateRabbitMQ(session_dir / "rabbitmq") as server:
+        yield server
+
+
+@pytest.fixture
+def broker_url(rabbitmq: PrivateRabbitMQ) -> str:
+    """AMQP URL of a virtual host that no other test uses."""
+    return rabbitmq.new_vhost()
+
+
+@pytest.fixture(scope="session")
+def postgresql(session_dir: Path) -> Iterator[PrivatePostgreSQL]:
+    """The run's private PostgreSQL; one test's own part of it is `postgresql_url`."""
+    require_service("PostgreSQL", PrivatePostgreSQL.available())
+    with PrivatePostgreSQL(session_dir / "postgresql") as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PrivatePostgreSQL) -> Iterator[str]:
+    """SQLAlchemy URL of an empty database that no other test uses."""
+    url = postgresql.new_database()
+    yield url
+    postgresql.drop_database(url)
+
+
+class MakeRabbitMQ(Protocol):
+    """Type of the fixture `make_rabbitmq`."""
+
+    def __call__(
+        self,
+        *,
+        consumer_timeout_s: float | None = None,
+        channel_tick_s: float | None = None,
+        management: bool = False,
+        config: Mapping[str, str] | None = None,
+    ) -> PrivateRabbitMQ: ...
+
+
+@pytest.fixture
+def make_rabbitmq(
+    session_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MakeRabbitMQ]:
+    """Start brokers of the test's own; the settings are those of `PrivateRabbitMQ`."""
+    require_service("RabbitMQ", PrivateRabbitMQ.available())
+    made: list[PrivateRabbitMQ] = []
+
+    def make(
+        *,
+        consumer_timeout_s: float | None = None,
+        channel_tick_s: float | None = None,
+        management: bool = False,
+        config: Mapping[str, str] | None = None,
+    ) -> PrivateRabbitMQ:
+        server = PrivateRabbitMQ(
+            tmp_path_factory.mktemp("rabbitmq"),
+            consumer_timeout_s=consumer_timeout_s,
+            channel_tick_s=channel_tick_s,
+            management=management,
+            config=config,
+        )
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def make_postgresql(session_dir: Path) -> Iterator[Callable[[], PrivatePostgreSQL]]:
+    """Start PostgreSQL servers of the test's own."""
+    require_service("PostgreSQL", PrivatePostgreSQL.available())
+    made: list[PrivatePostgreSQL] = []
+
+    def make() -> PrivatePostgreSQL:
+        server = PrivatePostgreSQL(session_dir / f"postgresql-{os.urandom(4).hex()}")
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+class Spawn(Protocol):
+    """Type of the fixture `spawn`."""
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        name: str = "process",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Process: ...
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Start child processes that end with the test; `env` is added to the environment.
+
+    stdout and stderr go to ``<name>.log`` (``<name>-2.log``, ...) in the test's directory.
+    """
+    started: list[Process] = []
+
+    def start(
+        argv: Sequence[str | Path],
+        *,
+        name: str = "process",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Process:
+        log = tmp_path / f"{name}.log"
+        number = 1
+        while log.exists():
+            number += 1
+            log = tmp_path / f"{name}-{number}.log"
+        process = Process(argv, log=log, env=os.environ | dict(env or {}), cwd=cwd)
+        started.append(process)
+        return process
+
+    yield start
+    for process in reversed(started):
+        process.stop(timeout=5.0)
