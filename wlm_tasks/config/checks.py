@@ -1,0 +1,157 @@
+"""Checks of settings: URLs, addresses, directories and what each kind of site takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from wlm_tasks.config.secret import Secret
+from wlm_tasks.errors import ConfigError
+from wlm_tasks.model.checks import (
+    Check,
+    has_control,
+    has_password,
+    is_text,
+    matching,
+    number,
+    problem,
+    suggest,
+)
+
+_ADDRESS: Final = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,189}")
+_ADDRESSES_LIMIT: Final = 100
+_PATH_LIMIT: Final = 1024
+
+rate = number("a number of bytes a second above 0", lambda x: x > 0)
+KIND: Final = "the kind of the site, such as 'local'"
+kind = matching(r"[a-z][a-z0-9_-]{0,31}", KIND)
+_word = matching(r"[^\s\x00-\x1f\x7f]{1,255}", "1 to 255 characters without blanks")
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    """Return a check for one of a few words."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(" or ".join(map(repr, choices)))
+        return value
+
+    return check
+
+
+def secret(value: object) -> Secret | None:
+    """Check for a `Secret` or nothing; what it leads to is checked when it is revealed."""
+    if value is None or isinstance(value, Secret):
+        return value
+    raise ValueError("a Secret")
+
+
+def addresses(value: object) -> tuple[str, ...]:
+    """Check for a list of mail addresses."""
+    expected = f"a list of at most {_ADDRESSES_LIMIT} mail addresses, such as ['ops@example.org']"
+    if not isinstance(value, list | tuple) or len(value) > _ADDRESSES_LIMIT:
+        raise ValueError(expected)
+    if not all(isinstance(a, str) and a.isprintable() and _ADDRESS.fullmatch(a) for a in value):
+        raise ValueError(expected)
+    return tuple(value)
+
+
+def scratch(value: object) -> str:
+    """Check for an absolute directory in which ``{user}`` may stand."""
+    expected = "an absolute path without '..', in which {user} may stand for the site's user"
+    if not isinstance(value, str) or not is_text(value) or has_control(value):
+        raise ValueError(expected)
+    if not value.startswith("/") or len(value) > _PATH_LIMIT or ".." in value.split("/"):
+        raise ValueError(expected)
+    if re.search(r"[{}]", value.replace("{user}", "")):
+        raise ValueError(expected)
+    return value
+
+
+def data_dir(value: object) -> Path:
+    """Check for a directory."""
+    text = str(value) if isinstance(value, Path) else value
+    if not isinstance(text, str) or not text or not is_text(text) or has_control(text):
+        raise ValueError("the path of a directory")
+    return Path(text)
+
+
+def broker_url(url: str) -> None:
+    """Accept the URL of a RabbitMQ broker."""
+    expected = "a URL such as 'amqp://wlm@host/wlm' (amqp or amqps), or none to do without a broker"
+    _check_url(url, ("amqp", "amqps"), expected)
+
+
+def smtp_url(url: str) -> None:
+    """Accept the URL of a mail server."""
+    _check_url(url, ("smtp", "smtps"), "a URL such as 'smtp://host:25' (smtp or smtps)")
+
+
+def database_url(url: str) -> None:
+    """Accept SQLite in a file, or PostgreSQL by psycopg 3."""
+    scheme = url.partition(":")[0]
+    if scheme in {"postgres", "postgresql"} or scheme.startswith("postgresql+"):
+        example = "'postgresql+psycopg://user@host/name'"
+        if scheme != "postgresql+psycopg":
+            raise ValueError(f"the scheme postgresql+psycopg, such as {example}")
+        _check_url(url, ("postgresql+psycopg",), f"a URL such as {example}")
+        return
+    if not re.fullmatch(r"sqlite:///[^?]+(\?.*)?", url) or url.startswith("sqlite:///:memory:"):
+        raise ValueError("'sqlite:////absolute/path.db' or 'postgresql+psycopg://user@host/name'")
+
+
+def site_url(value: object) -> str:
+    """Check for the URL of a site's scheduler."""
+    expected = "a URL such as 'http://host:8081', without a password"
+    if not isinstance(value, str):
+        raise ValueError(expected)  # noqa: TRY004
+    _check_url(value, ("http", "https", "ssh"), expected)
+    if has_password(value):
+        raise ValueError(expected)
+    return value
+
+
+def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        raise ValueError(expected)
+
+
+#: settings of a site beyond the common ones; the backend of its kind says which it needs
+OPTIONS: Final[dict[str, Check]] = {
+    "url": site_url,
+    "cluster": _word,
+    "role": _word,
+    "environment": _word,
+    "host": _word,
+    "user": _word,
+}
+#: kinds that take no options at all
+_PLAIN_KINDS: Final = frozenset({"local"})
+
+
+def options_of(site_kind: object) -> tuple[str, ...]:
+    """Return the names of the options a site of this kind may have."""
+    return () if site_kind in _PLAIN_KINDS else tuple(OPTIONS)
+
+
+def unknown_option(site_kind: str, key: str) -> str:
+    """Return what was expected in place of an option a site of this kind does not have."""
+    return f"no such setting for kind {site_kind!r} {suggest(key, options_of(site_kind))}"
+
+
+def check_option(path: str, site_kind: str, key: str, value: object) -> None:
+    """Check one option of a site; raises `ConfigError`."""
+    if key not in options_of(site_kind):
+        raise ConfigError(problem(path, value, unknown_option(site_kind, key)))
+    try:
+        OPTIONS[key](value)
+    except ValueError as error:
+        raise ConfigError(problem(path, value, str(error))) from None

@@ -1,0 +1,214 @@
+"""The settings as frozen dataclasses; each section checks itself, however it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from wlm_tasks.config import checks as own
+from wlm_tasks.config.fields import (
+    check_section,
+    read_flag,
+    read_list,
+    read_number,
+    rule,
+)
+from wlm_tasks.config.secret import Secret
+from wlm_tasks.errors import ConfigError
+from wlm_tasks.model import checks
+from wlm_tasks.model.checks import problem
+
+_DAY: Final = 86_400.0
+_SECONDS: Final = rule(checks.seconds(_DAY), read_number)
+_SECONDS_FROM_0: Final = rule(checks.seconds(_DAY, zero=True), read_number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How steps are claimed and worked on. Times are seconds."""
+
+    #: how long a claim holds without a sign of life
+    lease_s: float = field(default=60.0, metadata=_SECONDS)
+    #: the longest one task may run before it saves its progress and is sent again
+    slice_s: float = field(default=600.0, metadata=_SECONDS)
+    #: attempts after which a step that kills its worker is given up
+    poison_after: int = field(default=3, metadata=rule(checks.whole(1, 100), read_number))
+    #: whether a worker that serves the next queue too goes on with the same experiment
+    carry_on: bool = field(default=True, metadata=rule(checks.flag, read_flag))
+    #: how often a claim is renewed while its holder works
+    heartbeat_s: float = field(default=5.0, metadata=_SECONDS)
+
+    def __post_init__(self) -> None:
+        """Check each field and that a claim outlives two signs of life."""
+        check_section(self, "steps")
+        if self.heartbeat_s >= self.lease_s / 2:
+            _refuse("steps.heartbeat_s", self.heartbeat_s, "steps.lease_s", self.lease_s / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """The pace of the control process. Times are seconds."""
+
+    #: between looks at the rows
+    tick_s: float = field(default=1.0, metadata=_SECONDS)
+    #: between sweeps
+    sweep_s: float = field(default=5.0, metadata=_SECONDS)
+    #: how long a duty is held
+    lease_s: float = field(default=15.0, metadata=_SECONDS)
+    #: for a stop
+    grace_s: float = field(default=10.0, metadata=_SECONDS_FROM_0)
+
+    def __post_init__(self) -> None:
+        """Check each field and that a duty outlives two ticks."""
+        check_section(self, "control")
+        if self.tick_s >= self.lease_s / 2:
+            _refuse("control.tick_s", self.tick_s, "control.lease_s", self.lease_s / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagingSettings:
+    """How files are moved."""
+
+    #: upper bound of the rate of one transfer, bytes a second; None for as fast as it goes
+    bytes_per_s: float | None = field(
+        default=None, metadata=rule(checks.optional(own.rate), read_number)
+    )
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        check_section(self, "staging")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertSettings:
+    """Who is told, and how."""
+
+    #: mail addresses
+    admin: tuple[str, ...] = field(default=(), metadata=rule(own.addresses, read_list))
+    #: where mail is sent
+    smtp_url: Secret | None = field(default=None, metadata=rule(own.secret, url=own.smtp_url))
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        check_section(self, "alerts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementSettings:
+    """How work finds its worker."""
+
+    mode: str = field(default="pull", metadata=rule(own.one_of("pull", "push")))
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        check_section(self, "placement")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSettings:
+    """One place that runs jobs."""
+
+    name: str
+    #: which backend serves it
+    kind: str = field(metadata=rule(own.kind))
+    #: absolute directory for the experiments' directories; may contain ``{user}``
+    scratch: str = field(metadata=rule(own.scratch))
+    #: most jobs at a time; None for no limit of ours
+    max_running: int | None = field(
+        default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000)), read_number)
+    )
+    #: between looks at its jobs
+    poll_s: float = field(default=1.0, metadata=_SECONDS)
+    #: what only this kind of site needs, such as host and user
+    options: Mapping[str, str | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        check_section(self, f"sites.{self.name}")
+        for key, value in self.options.items():
+            own.check_option(f"sites.{self.name}.{key}", self.kind, key, value)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    @property
+    def directory(self) -> str:
+        """The scratch directory with ``{user}`` filled in: the site's user, or ours."""
+        if "{user}" not in self.scratch:
+            return self.scratch
+        user = self.options.get("user")
+        return self.scratch.replace("{user}", str(user) if user else getpass.getuser())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings. Without a broker URL everything runs embedded in one process."""
+
+    #: where the default database and the default scratch directory are
+    data_dir: Path = field(metadata=rule(own.data_dir))
+    broker_url: Secret | None = field(default=None, metadata=rule(own.secret, url=own.broker_url))
+    database_url: Secret | None = field(
+        default=None, metadata=rule(own.secret, url=own.database_url)
+    )
+    sites: Mapping[str, SiteSettings] = field(default_factory=dict)
+    steps: StepSettings = StepSettings()
+    control: ControlSettings = ControlSettings()
+    staging: StagingSettings = StagingSettings()
+    alerts: AlertSettings = AlertSettings()
+    placement: PlacementSettings = PlacementSettings()
+    source: str = "defaults"  #: where they come from, for people
+
+    def __post_init__(self) -> None:
+        """Check each field; without sites there is one, ``local``."""
+        check_section(self, "")
+        sites = dict(self.sites) or {"local": default_site(self.data_dir)}
+        object.__setattr__(self, "sites", MappingProxyType(sites))
+
+    @property
+    def embedded(self) -> bool:
+        """True if no broker is configured."""
+        return self.broker_url is None
+
+    @property
+    def database(self) -> str:
+        """The database's URL, with its password: for the engine only, never to be shown."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'wlm.db'}"
+        return self.database_url.reveal()
+
+    def describe(self) -> dict[str, Any]:
+        """Return all settings as plain data for people, secrets masked."""
+        described: dict[str, Any] = _plain(self)
+        described["embedded"] = self.embedded
+        if self.database_url is None:
+            described["database_url"] = self.database
+        return described
+
+
+def default_site(data_dir: Path) -> SiteSettings:
+    """Return the site there is when none is configured: this machine."""
+    return SiteSettings(
+        name="local",
+        kind="local",
+        scratch=str(data_dir.absolute() / "scratch"),
+        max_running=os.cpu_count(),
+    )
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Secret | Path) else value
+
+
+def _refuse(path: str, value: float, other: str, bound: float) -> None:
+    expected = f"a number of seconds below {bound:g}, half of {other}"
+    raise ConfigError(problem(path, value, expected))

@@ -1,0 +1,134 @@
+"""Every error of the package, in one tree.
+
+::
+
+    WlmError
+    ├── InputError                 the caller's mistake; nothing was written or sent
+    │   ├── InvalidExperimentError
+    │   ├── InvalidParametersError
+    │   ├── InvalidPathError
+    │   ├── ConfigError
+    │   ├── KeyConflictError
+    │   ├── NotFoundError
+    │   └── AmbiguousIdError
+    ├── StateError                 the rows say otherwise
+    │   ├── IllegalTransitionError
+    │   └── FencedError
+    ├── StepError                  a step cannot go on
+    │   ├── TransientError         worth another try after a pause
+    │   │   ├── BackendUnavailableError
+    │   │   └── StorageUnavailableError
+    │   └── PermanentError         will fail again however often it is tried
+    │       ├── JobRejectedError
+    │       ├── JobCancelledError
+    │       ├── JobFailedError
+    │       └── StorageRefusedError
+    ├── ExperimentFailedError      what ``wait()`` raises for an unsuccessful end
+    └── ServiceError               database or broker out of reach
+
+The kind of an error is its class, never a flag: Celery's JSON carries an exception's class and
+positional arguments and nothing else. For the same reason every class takes positional
+arguments only and hands all of them to ``Exception.__init__``.
+"""
+
+from __future__ import annotations
+
+
+class WlmError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    @property
+    def message(self) -> str:
+        """The text to show a person."""
+        return str(self.args[0]) if self.args else (self.__doc__ or type(self).__name__)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InputError(WlmError):
+    """The input is wrong; nothing was written or sent."""
+
+
+class InvalidExperimentError(InputError):
+    """The experiment is not valid."""
+
+
+class InvalidParametersError(InputError):
+    """The parameters or the sweep do not fit the experiment."""
+
+
+class InvalidPathError(InputError):
+    """A path leaves the directory it must stay in."""
+
+
+class ConfigError(InputError):
+    """A setting is wrong."""
+
+
+class KeyConflictError(InputError):
+    """The key was used before for a different experiment."""
+
+
+class NotFoundError(InputError):
+    """Nothing of that name or id exists."""
+
+
+class AmbiguousIdError(InputError):
+    """More than one id begins like that."""
+
+
+class StateError(WlmError):
+    """The stored state does not allow this."""
+
+
+class IllegalTransitionError(StateError):
+    """The transition table has no such move."""
+
+
+class FencedError(StateError):
+    """Somebody else holds the claim now; this holder's write was refused."""
+
+
+class StepError(WlmError):
+    """A step could not do its work."""
+
+
+class TransientError(StepError):
+    """A passing fault: the step is tried again after a pause."""
+
+
+class BackendUnavailableError(TransientError):
+    """The site cannot be reached or does not answer."""
+
+
+class StorageUnavailableError(TransientError):
+    """The storage cannot be reached or does not answer."""
+
+
+class PermanentError(StepError):
+    """A lasting fault: trying again would fail again."""
+
+
+class JobRejectedError(PermanentError):
+    """The site refused the job, in its own words."""
+
+
+class JobCancelledError(PermanentError):
+    """The job was cancelled before it was started; it will never start."""
+
+
+class JobFailedError(PermanentError):
+    """The job ended without success."""
+
+
+class StorageRefusedError(PermanentError):
+    """The transfer is impossible: missing, forbidden, not a file, or not the bytes promised."""
+
+
+class ExperimentFailedError(WlmError):
+    """The experiment ended without success. Arguments: message, experiment id, final state."""
+
+
+class ServiceError(WlmError):
+    """The database or the broker is out of reach."""

@@ -1,0 +1,1 @@
+"""The plain data of the package: experiments, parameters, paths, steps and their states."""

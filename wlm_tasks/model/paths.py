@@ -1,0 +1,187 @@
+"""Where files may be: paths inside an experiment's directory, and places outside the site."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+from wlm_tasks.errors import InvalidPathError
+from wlm_tasks.model.checks import (
+    Problem,
+    SeveralProblemsError,
+    has_control,
+    has_password,
+    is_text,
+    plain,
+    problem,
+)
+
+if TYPE_CHECKING:
+    from wlm_tasks.model.experiment import Experiment, Transfer
+
+E = TypeVar("E", bound="Experiment")
+
+#: longest path, in characters, and longest component, in bytes
+PATH_LIMIT: Final = 4096
+COMPONENT_LIMIT: Final = 255
+#: our own directory inside every experiment's directory
+RESERVED: Final = ".wlm"
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_INSIDE: Final = (
+    "a relative path inside the experiment's directory, such as 'data/in.dat', without '..',"
+    f" '.', '//', control characters, not below {RESERVED!r}, of at most {PATH_LIMIT} characters"
+)
+_PLACE: Final = f"a local path or a URL such as 'sftp://host/path', of 1 to {PATH_LIMIT} characters"
+
+
+def inside(value: object) -> str:
+    """Check for a path that stays inside the experiment's directory."""
+    if not is_text(value) or not isinstance(value, str) or has_control(value):
+        raise ValueError(_INSIDE)
+    parts = value.split("/")
+    if len(value) > PATH_LIMIT or parts[0] == RESERVED or {"", ".", ".."}.intersection(parts):
+        raise ValueError(_INSIDE)
+    if any(len(part.encode()) > COMPONENT_LIMIT for part in parts):
+        raise ValueError(f"a path whose parts have at most {COMPONENT_LIMIT} bytes each")
+    return plain(value)
+
+
+def check_inside(path: str) -> str:
+    """Return `path` if it stays inside the experiment's directory, else `InvalidPathError`."""
+    try:
+        return inside(path)
+    except ValueError as error:
+        raise InvalidPathError(problem("path", path, str(error))) from None
+
+
+def is_url(place: str) -> bool:
+    """Tell whether `place` is a URL rather than a local path."""
+    return _URL.match(place) is not None
+
+
+def place(value: object) -> str:
+    """Check for a place outside the site, or a path of any form: no password, no oddities."""
+    if isinstance(value, PurePath):
+        value = str(value)
+    if not is_text(value) or not isinstance(value, str) or has_control(value):
+        raise ValueError(f"{_PLACE}, without control characters")
+    if not 0 < len(value) <= PATH_LIMIT:
+        raise ValueError(_PLACE)
+    if "://" in value:
+        _check_url(value)
+    return plain(value)
+
+
+def _check_url(url: str) -> None:
+    if not is_url(url):
+        raise ValueError(f"{_PLACE}, and this is neither")
+    try:
+        parts = urlsplit(url)
+        password = has_password(url)
+        if "{" not in parts.netloc:
+            _ = parts.port  # raises if it is no number
+    except ValueError:
+        raise ValueError("a URL such as 'sftp://host/path', and this one cannot be read") from None
+    if password:
+        raise ValueError("a URL without a password: secrets only by reference")
+    if not parts.netloc and not parts.path.strip("/"):
+        raise ValueError("a URL with a host or a path")
+
+
+def check_inputs(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
+    """Check that inputs stay inside, and that none overwrites another or needs its directory."""
+    problems = _refused(transfers, "dest", inside)
+    files: dict[str, int] = {}
+    for index, transfer in enumerate(transfers):
+        first = files.setdefault(transfer.dest, index)
+        if first != index:
+            problems.append(_again(index, "dest", transfer.dest, f"inputs[{first}]"))
+    for index, transfer in enumerate(transfers):
+        for parent in PurePath(transfer.dest).parents:
+            if str(parent) in files:
+                expected = f"a path not below the file of inputs[{files[str(parent)]}]"
+                problems.append(Problem(f"[{index}].dest", transfer.dest, expected))
+    return _unless(problems, transfers)
+
+
+def check_outputs(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
+    """Check that outputs come from inside, and that no two go to one place."""
+    problems = _refused(transfers, "src", inside) + _refused(transfers, "dest", _a_file)
+    for first, index in repeated(t.dest for t in transfers):
+        problems.append(_again(index, "dest", transfers[index].dest, f"outputs[{first}]"))
+    return _unless(problems, transfers)
+
+
+def _refused(
+    transfers: tuple[Transfer, ...], field: str, check: Callable[[object], str]
+) -> list[Problem]:
+    problems: list[Problem] = []
+    for index, transfer in enumerate(transfers):
+        try:
+            check(getattr(transfer, field))
+        except ValueError as error:
+            problems.append(Problem(f"[{index}].{field}", getattr(transfer, field), str(error)))
+    return problems
+
+
+def _again(index: int, field: str, path: str, first: str) -> Problem:
+    return Problem(f"[{index}].{field}", path, f"a path that {first} does not have already")
+
+
+def _a_file(value: object) -> str:
+    if not isinstance(value, str) or value.rpartition("/")[2] in {"", ".", ".."}:
+        raise ValueError("the place of a file, not of a directory")
+    return value
+
+
+def _unless(problems: list[Problem], transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
+    if problems:
+        raise SeveralProblemsError(problems)
+    return transfers
+
+
+def place_key(place: str) -> str:
+    """Return the same text for different spellings of one place, as far as the text tells."""
+    return place if is_url(place) else os.path.normpath(place)
+
+
+def repeated(places: Iterable[str]) -> Iterable[tuple[int, int]]:
+    """Yield (first position, later position) of each place that occurs again."""
+    seen: dict[str, int] = {}
+    for position, path in enumerate(places):
+        first = seen.setdefault(place_key(path), position)
+        if first != position:
+            yield first, position
+
+
+def resolve_place(place: str, base: Path) -> str:
+    """Return a local path as an absolute ``file://`` URL; a URL stays as it is."""
+    if is_url(place):
+        return place
+    # braces of the place stay, so that values can still be put in; those of the base do not
+    path = quote(place, safe="/{}")
+    if not place.startswith("/"):
+        path = f"{quote(str(base.absolute()), safe='/')}/{path}"
+    path = os.path.normpath(path)
+    return f"file:///{path.lstrip('/')}"
+
+
+def resolve_paths(experiment: E, base: Path) -> E:
+    """Return `experiment` with local places outside the site as ``file://`` URLs below `base`."""
+
+    def moved(transfer: Transfer, field: str) -> Transfer:
+        old = getattr(transfer, field)
+        new = resolve_place(old, base)
+        return transfer if new == old else transfer.model_copy(update={field: new})
+
+    return experiment.model_copy(
+        update={
+            "inputs": tuple(moved(t, "src") for t in experiment.inputs),
+            "outputs": tuple(moved(t, "dest") for t in experiment.outputs),
+        }
+    )
