@@ -1,0 +1,221 @@
+"""LOST only when it is certain, and never an end without evidence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.compute.sites import LocalSite
+
+from services.processes import wait_for
+from wlm_tasks.compute import evidence, processes
+from wlm_tasks.compute.attempt import Claim, ExitRecord, Where
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState
+from wlm_tasks.compute.evidence import ended
+
+
+@pytest.fixture
+def running(local: LocalSite) -> JobSpec:
+    """A job that runs until it is ended."""
+    spec = local.spec("while :; do sleep 0.05; done", stop_grace_s=0.2)
+    native_id = local.backend.submit(spec).native_id
+    wait_for(lambda: local.runs(spec.ref), what="the start")
+    return replace(spec, ref=replace(spec.ref, native_id=native_id))
+
+
+def guard_of(spec: JobSpec) -> int:
+    return int((spec.ref.native_id or "").split(":")[2])
+
+
+def edit_claim(ref: JobRef, **changes: Any) -> None:
+    started = Path(ref.attempt_dir, "started")
+    started.write_text(json.dumps(json.loads(started.read_text()) | changes))
+
+
+def kill_all(local: LocalSite, spec: JobSpec) -> None:
+    os.kill(guard_of(spec), signal.SIGKILL)
+    local.clean()
+    wait_for(lambda: not local.living(spec.ref), what="the end")
+
+
+def test_the_guard_is_dead_and_the_payload_lives(local: LocalSite, running: JobSpec) -> None:
+    os.kill(guard_of(running), signal.SIGKILL)
+    wait_for(lambda: processes.look_up(guard_of(running)) is None, what="the guard's end")
+    for _ in range(20):
+        status = local.status(running.ref)
+        assert status.state is JobState.RUNNING
+        assert status.reason == "its guard is gone, its processes live"
+    local.clean()
+    status = local.wait_end(running.ref)
+    assert status.state is JobState.LOST
+    assert status.started_at is not None
+    assert status.reason == "its processes are gone and it left no exit record"
+
+
+def test_the_payload_has_cleared_its_environment(local: LocalSite) -> None:
+    spec = local.spec("exec env -i bash -c 'echo up; while :; do /bin/sleep 0.05; done'")
+    native_id = local.backend.submit(spec).native_id
+    wait_for(lambda: local.output(spec.ref) == "up\n", what="the start")
+    os.kill(int(native_id.split(":")[2]), signal.SIGKILL)
+    members = processes.scan().of_job(spec.ref.token, None).values()
+    processes.send([p for p in members if p.token], signal.SIGKILL)
+    wait_for(lambda: not local.living(spec.ref), what="the end of all with a token")
+    assert local.status(spec.ref).state is JobState.RUNNING
+    assert local.backend.cancel(spec.ref)
+    assert local.status(spec.ref).state is JobState.CANCELLED
+
+
+def test_a_pid_given_away_again_is_not_the_guard(local: LocalSite, running: JobSpec) -> None:
+    kill_all(local, running)
+    edit_claim(running.ref, pid=os.getpid(), start=1)
+    assert local.status(running.ref).state is JobState.LOST
+
+
+def test_a_record_that_comes_late_counts(
+    local: LocalSite, running: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_all(local, running)
+    scan = processes.scan
+
+    def scan_late() -> processes.ProcessTable:
+        record = {"code": 0, "start": 1.0, "end": 2.0, "reason": "exit"}
+        Path(running.ref.attempt_dir, "exit.json").write_text(json.dumps(record))
+        return scan()
+
+    monkeypatch.setattr(processes, "scan", scan_late)
+    assert local.status(running.ref).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "changes", [{"boot": "b", "host": "h"}, {"boot": "b", "machine": "m"}, {"namespace": "1"}]
+)
+def test_a_claim_from_elsewhere(
+    local: LocalSite, running: JobSpec, changes: dict[str, str]
+) -> None:
+    kill_all(local, running)
+    edit_claim(running.ref, **changes)
+    status = local.status(running.ref)
+    assert status.state is JobState.RUNNING
+    assert "known from here by its files only" in status.reason
+    edit_claim(running.ref, epoch=time.time() - 600)
+    status = local.status(running.ref)
+    assert status.state is JobState.UNKNOWN
+    assert "time limit" in status.reason
+
+
+def test_the_host_was_restarted(local: LocalSite, running: JobSpec) -> None:
+    kill_all(local, running)
+    edit_claim(running.ref, boot="another")
+    status = local.status(running.ref)
+    assert status.state is JobState.LOST
+    assert "restarted" in status.reason
+    assert local.backend.cancel(running.ref)
+
+
+def test_a_host_that_was_renamed_is_the_same(local: LocalSite, running: JobSpec) -> None:
+    edit_claim(running.ref, host="old-name")
+    assert local.status(running.ref).state is JobState.RUNNING
+
+
+def test_a_claim_emptied_by_a_power_cut_still_counts(local: LocalSite, running: JobSpec) -> None:
+    kill_all(local, running)
+    Path(running.ref.attempt_dir, "started").write_text("")
+    local.backend.submit(running)
+    assert local.status(running.ref).state is JobState.LOST
+    assert local.runs(running.ref) == 1
+
+
+def test_an_exit_record_emptied_by_a_power_cut_is_none(local: LocalSite, running: JobSpec) -> None:
+    kill_all(local, running)
+    Path(running.ref.attempt_dir, "exit.json").write_text("")
+    assert local.status(running.ref).state is JobState.LOST
+
+
+def test_a_claim_that_is_gone(local: LocalSite, running: JobSpec) -> None:
+    Path(running.ref.attempt_dir, "started").unlink()
+    assert local.status(running.ref).state is JobState.RUNNING
+    bare = replace(running.ref, native_id=None)
+    assert local.status(bare).state is JobState.UNKNOWN
+    kill_all(local, running)
+    assert local.status(running.ref).state is JobState.LOST
+    assert local.status(bare).state is JobState.UNKNOWN
+
+
+@pytest.mark.parametrize("native_id", ["", "x", "h:b:1", "h:b:x:1", "h:b:1:-1", "a:b:1:2:3"])
+def test_a_native_id_of_another_kind_says_nothing(local: LocalSite, native_id: str) -> None:
+    ref = replace(local.ref(), native_id=native_id)
+    assert local.status(ref).state is JobState.UNKNOWN
+
+
+def test_a_file_that_cannot_be_read(local: LocalSite, running: JobSpec) -> None:
+    Path(running.ref.attempt_dir, "exit.json").mkdir()
+    good = local.spec("true")
+    local.backend.submit(good)
+    local.wait_end(good.ref)
+    found = local.backend.status([running.ref, good.ref])
+    assert found[running.ref.token].state is JobState.UNKNOWN
+    assert "exit.json: Is a directory" in found[running.ref.token].reason
+    assert found[good.ref.token].state is JobState.SUCCEEDED
+    Path(running.ref.attempt_dir, "exit.json").rmdir()
+
+
+def test_processes_are_looked_at_only_if_a_job_seems_lost(
+    local: LocalSite, running: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Callable[[], object]] = []
+    scan = processes.scan
+
+    def counted() -> processes.ProcessTable:
+        looks.append(scan)
+        return scan()
+
+    monkeypatch.setattr(processes, "scan", counted)
+    assert local.status(running.ref).state is JobState.RUNNING
+    assert len(looks) == 0
+    lost = []
+    for _ in range(30):
+        ref = local.ref()
+        Path(ref.attempt_dir).mkdir(parents=True)
+        started = Path(running.ref.attempt_dir, "started").read_text()
+        Path(ref.attempt_dir, "started").write_text(started)
+        edit_claim(ref, start=1)
+        lost.append(ref)
+    found = local.backend.status([running.ref, *lost])
+    assert {found[ref.token].state for ref in lost} == {JobState.LOST}
+    assert len(looks) == 2
+
+
+def test_a_claim_of_a_cancel_is_nowhere() -> None:
+    claim = Claim(0, 0, "h", "b", "m", "n", 0.0, 0.0)
+    assert claim.where is Where.NOWHERE
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "state", "says"),
+    [
+        (0, "exit", JobState.SUCCEEDED, ""),
+        (1, "exit", JobState.FAILED, "exit code 1"),
+        (137, "signal", JobState.FAILED, "signal: it was ended by SIGKILL (exit code 137)"),
+        (255, "signal", JobState.FAILED, "exit code 255"),
+        (124, "walltime", JobState.FAILED, "walltime: it was stopped at its time limit"),
+        (0, "walltime", JobState.FAILED, "walltime: it was stopped at its time limit"),
+        (0, "cancelled", JobState.CANCELLED, "cancelled"),
+        (None, "no reason given", JobState.FAILED, "no reason given"),
+        (None, "", JobState.FAILED, "no exit code"),
+    ],
+)
+def test_exit_records(code: int | None, reason: str, state: JobState, says: str) -> None:
+    status = ended(ExitRecord(code, 1.0, 2.0, reason), cancelled=False)
+    assert (status.state, status.reason, status.exit_code) == (state, says, code)
+    assert ended(ExitRecord(code, 1.0, 2.0, reason), cancelled=True).state is JobState.CANCELLED
+
+
+def test_no_refs_no_look() -> None:
+    assert evidence.judge([]) == {}

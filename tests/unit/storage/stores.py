@@ -1,0 +1,224 @@
+"""Storages to run the storage tests on: one interface over files and over memory."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
+from wlm_tasks.storage.beneath import target_directory
+from wlm_tasks.storage.fake import FakeStorage, MemStore
+from wlm_tasks.storage.file import FileStorage
+from wlm_tasks.storage.localfiles import FileTarget, part_name
+
+MiB = 1024 * 1024
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def stop_after(chunks: int) -> TransferControl:
+    """Return a control that ends a transfer after so many chunks."""
+    asked = iter(range(10**9))
+    return TransferControl(should_stop=lambda: next(asked) >= chunks)
+
+
+class Store(ABC):
+    """What a test needs beside the interface it tests: a far side, and a root on this one."""
+
+    backend: StorageBackend
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "root"
+        self.root.mkdir()
+
+    @abstractmethod
+    def url(self, name: str) -> str:
+        """Return the URL of a file of the far side."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file on the far side."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """Return a file of the far side."""
+
+    @abstractmethod
+    def write_part(self, name: str, data: bytes) -> None:
+        """Leave a part file of that file on the far side."""
+
+    @abstractmethod
+    def read_part(self, name: str) -> bytes | None:
+        """Return the part file of that file on the far side."""
+
+    @abstractmethod
+    def locked(self, name: str) -> AbstractContextManager[object]:
+        """Be another transfer to that file of the far side."""
+
+
+class FileStore(Store):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.far = directory / "far side"
+        self.far.mkdir()
+        self.backend = FileStorage()
+
+    def path(self, name: str) -> Path:
+        return self.far / name
+
+    def url(self, name: str) -> str:
+        return f"file://{quote(str(self.path(name)))}"
+
+    def write(self, name: str, data: bytes) -> None:
+        self.path(name).write_bytes(data)
+
+    def read(self, name: str) -> bytes | None:
+        return self.path(name).read_bytes() if self.path(name).exists() else None
+
+    def write_part(self, name: str, data: bytes) -> None:
+        self.path(part_name(name)).write_bytes(data)
+
+    def read_part(self, name: str) -> bytes | None:
+        return self.read(part_name(name))
+
+    def locked(self, name: str) -> AbstractContextManager[object]:
+        return local_lock(self.far, name)
+
+
+class MemTestStore(Store):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.store = MemStore()
+        self.backend = FakeStorage(self.store)
+
+    def url(self, name: str) -> str:
+        return f"mem:/{name}"
+
+    def write(self, name: str, data: bytes) -> None:
+        self.store.files[self.url(name)] = data
+
+    def read(self, name: str) -> bytes | None:
+        return self.store.files.get(self.url(name))
+
+    def write_part(self, name: str, data: bytes) -> None:
+        self.store.parts[self.url(name)] = bytearray(data)
+
+    def read_part(self, name: str) -> bytes | None:
+        part = self.store.parts.get(self.url(name))
+        return None if part is None else bytes(part)
+
+    def locked(self, name: str) -> AbstractContextManager[object]:
+        return self.store.locked(self.url(name))
+
+
+@contextmanager
+def local_lock(root: Path, path: str) -> Iterator[None]:
+    """Be another transfer to `path` below `root`."""
+    with (
+        target_directory(str(root), path) as (dir_fd, name),
+        FileTarget(dir_fd, name, path, mode=0o600).part(),
+    ):
+        yield
+
+
+class Way(ABC):
+    """A direction of transfer, so that both are tested alike."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @abstractmethod
+    def go(self, control: TransferControl | None = None) -> TransferResult:
+        """Make the transfer."""
+
+    @abstractmethod
+    def source(self, data: bytes) -> None:
+        """Put the source there."""
+
+    @abstractmethod
+    def target(self) -> bytes | None:
+        """Return what is at the target."""
+
+    @abstractmethod
+    def write_target(self, data: bytes) -> None:
+        """Put something at the target."""
+
+    @abstractmethod
+    def part(self) -> bytes | None:
+        """Return what is in the part file."""
+
+    @abstractmethod
+    def write_part(self, data: bytes) -> None:
+        """Leave a part file."""
+
+    @abstractmethod
+    def locked(self) -> AbstractContextManager[object]:
+        """Be another transfer to the same target."""
+
+
+class Get(Way):
+    def go(self, control: TransferControl | None = None) -> TransferResult:
+        url = self.store.url("far.dat")
+        return self.store.backend.get(
+            url, str(self.store.root), "sub/near.dat", control or TransferControl()
+        )
+
+    def source(self, data: bytes) -> None:
+        self.store.write("far.dat", data)
+
+    @property
+    def _target(self) -> Path:
+        return self.store.root / "sub" / "near.dat"
+
+    @property
+    def _part(self) -> Path:
+        return self._target.with_name(".near.dat.wlm-part")
+
+    def target(self) -> bytes | None:
+        return self._target.read_bytes() if self._target.exists() else None
+
+    def write_target(self, data: bytes) -> None:
+        self._target.parent.mkdir(exist_ok=True)
+        self._target.write_bytes(data)
+
+    def part(self) -> bytes | None:
+        return self._part.read_bytes() if self._part.exists() else None
+
+    def write_part(self, data: bytes) -> None:
+        self._part.parent.mkdir(exist_ok=True)
+        self._part.write_bytes(data)
+
+    def locked(self) -> AbstractContextManager[object]:
+        return local_lock(self.store.root, "sub/near.dat")
+
+
+class Put(Way):
+    def go(self, control: TransferControl | None = None) -> TransferResult:
+        url = self.store.url("far.dat")
+        return self.store.backend.put(
+            str(self.store.root), "near.dat", url, control or TransferControl()
+        )
+
+    def source(self, data: bytes) -> None:
+        (self.store.root / "near.dat").write_bytes(data)
+
+    def target(self) -> bytes | None:
+        return self.store.read("far.dat")
+
+    def write_target(self, data: bytes) -> None:
+        self.store.write("far.dat", data)
+
+    def part(self) -> bytes | None:
+        return self.store.read_part("far.dat")
+
+    def write_part(self, data: bytes) -> None:
+        self.store.write_part("far.dat", data)
+
+    def locked(self) -> AbstractContextManager[object]:
+        return self.store.locked("far.dat")

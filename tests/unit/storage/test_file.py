@@ -1,0 +1,389 @@
+"""What only files can get wrong: links, special files, rights, other transfers' part files."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from unit.storage.stores import FileStore, MiB, sha256
+
+from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage.file import FileStorage, file_path
+from wlm_tasks.storage.localfiles import part_name
+
+CONTROL = TransferControl()
+
+
+def get(files: FileStore, path: str = "x") -> None:
+    files.backend.get(files.url("far.dat"), str(files.root), path, CONTROL)
+
+
+def put(files: FileStore, path: str = "x") -> None:
+    files.backend.put(str(files.root), path, files.url("far.dat"), CONTROL)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///a/b", "/a/b"),
+        ("file:/a/b", "/a/b"),
+        ("FILE://LOCALHOST/a", "/a"),
+        ("file:///a%20b%25%2e/%3F%23", "/a b%./?#"),
+        ("file:///%C3%A9/%FF", "/é/\udcff"),
+        ("file:///a%0Ab", "/a\nb"),
+        ("file:///a b\n", "/a b\n"),
+    ],
+)
+def test_urls(url: str, path: str) -> None:
+    assert file_path(url) == path
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "file:", "file:a", "file://", "file:///", "file://host/a", "file://me@localhost/a"),
+        *("http:///a", "/a", "file:///a/", "file:///a%00b", "file:///a\0", "file:///a?b"),
+        *("file:///a#b", "file://a", "file://localhost", "file://localhost:80/a"),
+    ],
+)
+def test_urls_that_are_none(url: str, tmp_path: Path) -> None:
+    storage = FileStorage()
+    with pytest.raises(InvalidPathError, match=r"URL: got .* expected"):
+        storage.size(url)
+    with pytest.raises(InvalidPathError, match=r"URL: got .* expected"):
+        storage.get(url, str(tmp_path), "x", CONTROL)
+    with pytest.raises(InvalidPathError, match=r"URL: got .* expected"):
+        storage.put(str(tmp_path), "x", url, CONTROL)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ways out of the directory `root` to the file `secret` in the directory `outside` beside it:
+# links to be made below root, by name
+ATTACKS: dict[str, dict[str, str]] = {
+    "a link to a file outside": {"x": "{base}/outside/secret"},
+    "a relative link": {"x": "../outside/secret"},
+    "a link below a link": {"x": "y/secret", "y": "{base}/outside"},
+    "a link back in and out": {"x": "{base}/root/../outside/secret"},
+    "a link from the root of all": {"x": f"{'../' * 50}{{base}}/outside/secret"},
+    "a link with a prefix alike": {"x": "{base}/root2/secret"},
+    "a link by way of a process": {"x": "/proc/self/root{base}/outside/secret"},
+    "a link by another name of the root": {"x": "{base}/alias/../outside/secret"},
+}
+
+
+@pytest.mark.parametrize("links", ATTACKS.values(), ids=ATTACKS)
+def test_no_reading_outside(files: FileStore, tmp_path: Path, links: dict[str, str]) -> None:
+    for directory in ("outside", "root2"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "secret").write_text("secret")
+    (tmp_path / "alias").symlink_to("root")
+    for name, target in links.items():
+        (files.root / name).symlink_to(target.format(base=tmp_path))
+    assert (files.root / "x").read_text() == "secret"
+    with pytest.raises(InvalidPathError, match="a symbolic link leads out of it"):
+        put(files)
+    assert files.read("far.dat") is None
+
+
+def test_links_that_stay_inside_are_followed(files: FileStore) -> None:
+    (files.root / "real").mkdir()
+    (files.root / "real" / "data").write_text("data")
+    (files.root / "dir").symlink_to(files.root / "real")
+    (files.root / "up").symlink_to("dir/../real/./data")
+    (files.root / "x").symlink_to("up")
+    put(files)
+    assert files.read("far.dat") == b"data"
+    put(files, "dir/data")
+
+
+@pytest.mark.parametrize("target", [".", "sub", "sub/..", "sub/"])
+def test_a_link_to_a_directory(files: FileStore, target: str) -> None:
+    (files.root / "sub").mkdir()
+    (files.root / "x").symlink_to(target)
+    with pytest.raises(StorageRefusedError, match="x: is a directory, expected a regular file"):
+        put(files)
+
+
+def test_a_circle_of_links(files: FileStore) -> None:
+    (files.root / "x").symlink_to("y")
+    (files.root / "y").symlink_to("x")
+    with pytest.raises(StorageRefusedError, match="x: Too many levels of symbolic links"):
+        put(files)
+
+
+@pytest.mark.parametrize("place", ["link/x", "sub/link/x", "link/new/x"])
+def test_no_writing_through_links(files: FileStore, tmp_path: Path, place: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (files.root / "sub").mkdir()
+    (files.root / place.partition("link")[0] / "link").symlink_to(outside)
+    files.write("far.dat", b"data")
+    with pytest.raises(InvalidPathError, match="without symbolic links: 'link' is one"):
+        get(files, place)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_link_at_the_target_gives_way(files: FileStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (files.root / "x").symlink_to(precious)
+    files.write("far.dat", b"data")
+    get(files)
+    assert precious.read_text() == "precious"
+    assert not (files.root / "x").is_symlink()
+    assert (files.root / "x").read_text() == "data"
+
+
+def test_a_link_as_part_file_is_refused(files: FileStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (files.root / part_name("x")).symlink_to(precious)
+    files.write("far.dat", b"data")
+    with pytest.raises(StorageRefusedError, match=r"part file.*symbolic links"):
+        get(files)
+    assert precious.read_text() == "precious"
+
+
+def test_a_hard_link_as_part_file_is_replaced(files: FileStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (files.root / part_name("x")).hardlink_to(precious)
+    files.write("far.dat", b"data")
+    get(files)
+    assert precious.read_text() == "precious"
+    assert (files.root / "x").read_text() == "data"
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "a directory": Path.mkdir,
+    "a FIFO": os.mkfifo,
+    "a socket": make_socket,
+    "a device": lambda path: os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3)),
+}
+
+
+@pytest.mark.parametrize(("what", "make"), SPECIAL.items(), ids=SPECIAL)
+def test_special_files(
+    files: FileStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    make: Callable[[Path], None],
+) -> None:
+    if what == "a device" and os.getuid() != 0:
+        pytest.skip("only root can make a device")
+    monkeypatch.chdir(tmp_path)
+    make(Path("root/x"))
+    make(Path("far side/far.dat"))
+    with pytest.raises(StorageRefusedError, match=f"x: is {what}, expected a regular file"):
+        put(files)
+    with pytest.raises(StorageRefusedError, match=f"far.dat: is {what}, expected a regular"):
+        get(files, "new")
+    with pytest.raises(StorageRefusedError, match=f"far.dat: is {what}"):
+        files.backend.size(files.url("far.dat"))
+    files.write("good", b"data")
+    with pytest.raises(StorageRefusedError, match=f"x: is {what}"):
+        files.backend.get(files.url("good"), str(files.root), "x", CONTROL)
+
+
+def test_directories_of_both_targets_are_made(files: FileStore) -> None:
+    (files.root / "x").write_text("data")
+    files.backend.put(str(files.root), "x", files.url("new/deep/y"), CONTROL)
+    assert files.read("new/deep/y") == b"data"
+    files.backend.get(files.url("new/deep/y"), str(files.root), "a/b/c", CONTROL)
+    assert (files.root / "a" / "b" / "c").read_text() == "data"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755, 0o4755, 0o400])
+def test_modes(files: FileStore, mode: int) -> None:
+    files.write("far.dat", b"data")
+    files.path("far.dat").chmod(mode)
+    before = os.umask(0o027)
+    try:
+        get(files)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((files.root / "x").stat().st_mode) == (mode & 0o777 & ~0o027) | 0o600
+
+
+def test_a_file_in_the_way_of_a_directory(files: FileStore) -> None:
+    (files.root / "x").write_text("data")
+    files.write("far.dat", b"data")
+    with pytest.raises(StorageRefusedError, match="x/y: Not a directory"):
+        get(files, "x/y")
+    with pytest.raises(StorageRefusedError, match=r"far\.dat(/x)?: (Not a dir|File exists)"):
+        files.backend.put(str(files.root), "x", files.url("far.dat/x"), CONTROL)
+
+
+def test_a_root_that_is_gone(files: FileStore) -> None:
+    files.root.rmdir()
+    files.write("far.dat", b"data")
+    with pytest.raises(StorageRefusedError, match="No such file or directory"):
+        get(files)
+    with pytest.raises(StorageRefusedError, match="No such file or directory"):
+        put(files)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, StorageUnavailableError),
+        (errno.EDQUOT, StorageUnavailableError),
+        (errno.EIO, StorageUnavailableError),
+        (errno.ESTALE, StorageUnavailableError),
+        (errno.EROFS, StorageRefusedError),
+        (errno.EFBIG, StorageRefusedError),
+    ],
+)
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
+def test_faults_of_the_file_system(
+    files: FileStore,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[Exception],
+    call: str,
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    files.write("far.dat", b"data")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(kind, match=f"root/x: {os.strerror(number)}") as caught:
+            get(files)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not (files.root / "x").exists()
+    get(files)
+
+
+def test_short_writes(files: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:1000], offset))
+    data = os.urandom(MiB)
+    files.write("far.dat", data)
+    get(files)
+    assert (files.root / "x").read_bytes() == data
+
+
+def test_the_bytes_are_durable_before_the_name(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(fd: int) -> None:
+        calls.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    def note_replace(src: str, dst: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        calls.append("rename")
+        replace(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    files.write("far.dat", b"data")
+    get(files)
+    assert calls == ["file", "rename", "directory"]
+
+
+def test_many_at_once_to_one_target(files: FileStore) -> None:
+    """One wins, the others say so; what arrives is whole."""
+    data = os.urandom(4 * MiB)
+    files.write("far.dat", data)
+    outcomes: list[str] = []
+    start = threading.Barrier(6)
+
+    def fetch() -> None:
+        start.wait()
+        try:
+            get(files)
+            outcomes.append("done")
+        except StorageUnavailableError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=fetch) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 6
+    assert "done" in outcomes
+    assert all(o == "done" or "being written by" in o for o in outcomes)
+    assert sha256((files.root / "x").read_bytes()) == sha256(data)
+    assert list(files.root.iterdir()) == [files.root / "x"]
+
+
+def test_a_part_file_finished_by_another_before_it_is_locked(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file locked then is the other one's result and must not be written to."""
+    files.write("far.dat", b"data")
+    part = files.root / part_name("x")
+    flock = fcntl.flock
+    locked: list[int] = []
+
+    def lose_the_race(fd: int, operation: int) -> None:
+        if not locked:
+            part.write_bytes(b"other data")
+            part.rename(files.root / "x")
+            part.touch()
+        locked.append(os.fstat(fd).st_ino)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lose_the_race)
+    get(files)
+    assert (files.root / "x").read_bytes() == b"data"
+    assert list(files.root.iterdir()) == [files.root / "x"]
+    assert locked[0] != locked[1]
+
+
+def test_the_same_file_on_both_sides(files: FileStore) -> None:
+    (files.root / "x").write_text("data")
+    result = files.backend.put(str(files.root), "x", f"file://{files.root}/x", CONTROL)
+    assert (result.complete, result.moved) == (True, 0)
+    assert (files.root / "x").read_text() == "data"
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed", "same size"])
+def test_changes_of_the_source(files: FileStore, change: str) -> None:
+    path = files.path("far.dat")
+    path.write_bytes(b"a" * 3 * MiB)
+
+    def edit(done: int, _size: int) -> None:
+        if done != 2 * MiB:
+            return
+        if change == "replaced":
+            other = files.path("other")
+            other.write_bytes(path.read_bytes())
+            other.replace(path)
+        elif change == "removed":
+            path.unlink()
+        else:
+            path.write_bytes(b"b" * 3 * MiB)
+
+    with pytest.raises(StorageUnavailableError, match="was changed while it was read"):
+        files.backend.get(
+            files.url("far.dat"), str(files.root), "x", TransferControl(progress=edit)
+        )
+    assert not (files.root / "x").exists()
+
+
+def test_part_names() -> None:
+    assert part_name("a") == ".a.wlm-part"
+    long = part_name("é" * 127)
+    assert len(long.encode()) <= 255
+    assert long.endswith(".wlm-part")
+    assert long != part_name("é" * 126 + "e")

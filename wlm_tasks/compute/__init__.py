@@ -1,0 +1,1 @@
+"""Sites and how to run jobs on them."""

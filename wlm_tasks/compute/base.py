@@ -1,0 +1,121 @@
+"""What a site must be able to do: the interface of every compute backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from wlm_tasks.model.experiment import Resources
+
+
+class JobState(StrEnum):
+    """How a job stands on its site, in words every kind of site shares."""
+
+    PENDING = "PENDING"  #: accepted by the site, not started
+    RUNNING = "RUNNING"  #: its payload runs
+    SUCCEEDED = "SUCCEEDED"  #: ended, exit code 0, with evidence
+    FAILED = "FAILED"  #: ended otherwise, with evidence (exit code, time limit, signal)
+    CANCELLED = "CANCELLED"  #: ended by a cancel
+    LOST = "LOST"  #: certainly gone and left no evidence of how it ended
+    UNKNOWN = "UNKNOWN"  #: the site could not tell; ask again
+
+
+ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST})
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRef:
+    """Names one job on a site: enough to ask about it, cancel it and read its output."""
+
+    token: str  #: unique per submit attempt, made before anything is sent; the job's name
+    workdir: str  #: the experiment's directory on the site, absolute
+    native_id: str | None = None  #: the site's own id, None while unknown
+    stop_signal: str = "TERM"  #: first signal of a cancel
+    stop_grace_s: float = 10.0  #: seconds between that signal and KILL
+
+    @property
+    def attempt_dir(self) -> str:
+        """The attempt's own directory: claim and exit markers, script, stdout, stderr."""
+        return f"{self.workdir}/.wlm/{self.token}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """All a site needs to start one job."""
+
+    ref: JobRef
+    script: str  #: bash: environment lines, then the commands; stops at the first that fails
+    resources: Resources
+    variables: Mapping[str, str] = field(default_factory=dict)  #: environment of the payload
+    name: str = ""  #: the experiment's name, for people
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """What a site knows of one job. Times are seconds since the epoch."""
+
+    state: JobState
+    exit_code: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    reason: str = ""  #: in the site's own words where it has any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """A job the site has accepted, and how it stands if the site said so at once."""
+
+    native_id: str
+    status: JobStatus | None = None
+
+
+class ComputeBackend(ABC):
+    """One configured site.
+
+    Methods may raise only `BackendUnavailableError` (nothing is known, try later) and
+    `PermanentError` subclasses such as `JobRejectedError` (a definite refusal), the original
+    error as ``__cause__``. Each is safe to call again, from any process, after a crash at any
+    line of an earlier call.
+    """
+
+    @abstractmethod
+    def prepare(self, workdir: str) -> None:
+        """Make the experiment's directory (mode 0700) and check that it can be written."""
+
+    @abstractmethod
+    def submit(self, spec: JobSpec) -> Submitted:
+        """Start the job of this token unless it was started before; look before you submit.
+
+        After return the job exists once, whoever called and however often. Raises
+        `JobCancelledError` if the token was cancelled first: then it never starts.
+        """
+
+    @abstractmethod
+    def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
+        """The state of many jobs by token, in one request to the site.
+
+        A job the site does not list is UNKNOWN or LOST by evidence, never ended well.
+        """
+
+    @abstractmethod
+    def find(self, ref: JobRef) -> str | None:
+        """The native id of this token's job, None if the site has none (yet)."""
+
+    @abstractmethod
+    def cancel(self, ref: JobRef) -> bool:
+        """End the job; True once it is certain that nothing runs and nothing will start."""
+
+    @abstractmethod
+    def tail(self, ref: JobRef, stream: str, lines: int) -> str:
+        """The last lines of the job's ``stdout`` or ``stderr``; empty if there is none yet."""
+
+    @abstractmethod
+    def url(self, path: str) -> str:
+        """A URL by which staging reaches an absolute path on the site."""
+
+    def close(self) -> None:
+        """Give back connections. Using the backend afterwards opens them again."""
+        return

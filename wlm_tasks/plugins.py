@@ -1,0 +1,62 @@
+"""Backends by name: the entry points of this package and of whoever extends it.
+
+Groups: ``wlm_tasks.compute`` (names are the kinds of sites), ``wlm_tasks.storage`` (names are
+the schemes of URLs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+from wlm_tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wlm_tasks.compute.base import ComputeBackend
+    from wlm_tasks.storage.base import StorageBackend
+
+COMPUTE: Final = "wlm_tasks.compute"
+STORAGE: Final = "wlm_tasks.storage"
+
+
+def compute_backend(
+    kind: str, *, name: str, scratch: str, options: Mapping[str, object], bells: str | None = None
+) -> ComputeBackend:
+    """Make the backend of the site `name`; raises `ConfigError` for an unknown kind."""
+    backend: ComputeBackend = _load(COMPUTE, kind, f"sites.{name}.kind")(
+        name=name, scratch=scratch, options=options, bells=bells
+    )
+    return backend
+
+
+def storage_backend(url: str) -> StorageBackend:
+    """Make the backend for the URL's scheme; raises `ConfigError` for an unknown one."""
+    # nothing but the scheme is shown: a URL may hold a password
+    scheme, colon, _rest = url.partition(":")
+    backend: StorageBackend = _load(STORAGE, scheme.lower() if colon else "", "URL's scheme")()
+    return backend
+
+
+def known(group: str) -> list[str]:
+    """Return the names that can be used, sorted."""
+    return sorted(_found(group))
+
+
+def _load(group: str, name: str, field: str) -> Any:
+    found = _found(group)
+    if name not in found:
+        names = ", ".join(sorted(found)) or "none: is wlm_tasks installed?"
+        raise ConfigError(f"{field}: got {name[:60]!r}, expected one of: {names}")
+    try:
+        return found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{field}: {name!r} cannot be loaded from {found[name].value}: {error}"
+        ) from error
+
+
+@cache
+def _found(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}

@@ -1,0 +1,178 @@
+"""A storage in memory to write tests with (``mem:`` URLs), and one that does nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import ClassVar, Final
+
+from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
+from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
+from wlm_tasks.storage.beneath import open_source, target_directory
+from wlm_tasks.storage.localfiles import FileTarget, file_source
+from wlm_tasks.storage.transfer import Part, Readable, move
+
+
+class MemStore:
+    """The memory of a fake storage. Give one to several backends: they see the same files.
+
+    `fail` makes calls go wrong, `break_after` interrupts a transfer under way.
+    """
+
+    def __init__(self) -> None:
+        self.files: Final[dict[str, bytes]] = {}
+        self.parts: Final[dict[str, bytearray]] = {}
+        self.calls: Final[list[tuple[str, str]]] = []
+        self._faults: Final[defaultdict[str, deque[Exception]]] = defaultdict(deque)
+        self._breaks: Final[deque[tuple[int, Exception]]] = deque()
+        self._locks: Final[defaultdict[str, Lock]] = defaultdict(Lock)
+
+    def fail(self, method: str, *errors: Exception) -> None:
+        """Let the next calls of `method` raise these instead of doing anything."""
+        self._faults[method].extend(errors)
+
+    def break_after(self, moved: int, error: Exception) -> None:
+        """Raise `error` in the next transfer once this side has given or taken so many bytes."""
+        self._breaks.append((moved, error))
+
+    def call(self, method: str, url: str) -> None:
+        """Note a call; raise the fault planned for it."""
+        self.calls.append((method, url))
+        if self._faults[method]:
+            raise self._faults[method].popleft()
+
+    def moved(self, count: int) -> None:
+        """Raise the error planned for a transfer of which this side has moved `count` bytes."""
+        if self._breaks and count >= self._breaks[0][0]:
+            raise self._breaks.popleft()[1]
+
+    @contextmanager
+    def locked(self, url: str) -> Iterator[None]:
+        """Hold the lock of a part file."""
+        lock = self._locks[url]
+        if not lock.acquire(blocking=False):
+            raise StorageUnavailableError(f"{url}: is being written by another transfer")
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class FakeStorage(StorageBackend):
+    """Files in a `MemStore`."""
+
+    schemes: ClassVar[frozenset[str]] = frozenset({"mem"})
+
+    def __init__(self, store: MemStore | None = None) -> None:
+        self.store = store or MemStore()
+
+    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
+        """Write the bytes of the URL to `path` below `root`."""
+        self.store.call("get", url)
+        source = _MemSource(self.store, url)
+        with target_directory(root, path) as (dir_fd, name):
+            target = FileTarget(dir_fd, name, f"{root}/{path}", mode=0o666)
+            return move(source, target, control)
+
+    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:
+        """Keep the bytes of `path` below `root` under the URL."""
+        self.store.call("put", url)
+        opener = partial(open_source, root, path)
+        with file_source(opener, f"{root}/{path}") as source:
+            return move(source, _MemTarget(self.store, url), control)
+
+    def size(self, url: str) -> int:
+        """Return how many bytes there are."""
+        self.store.call("size", url)
+        return _MemSource(self.store, url).size
+
+
+class NoopStorage(StorageBackend):
+    """Every file is there, empty, and nothing is moved: for benchmarks, ``noop://`` URLs."""
+
+    schemes: ClassVar[frozenset[str]] = frozenset({"noop"})
+    _done: ClassVar = TransferResult(complete=True, size=0, done=0, moved=0)
+
+    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:  # noqa: ARG002
+        """Do nothing."""
+        return self._done
+
+    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:  # noqa: ARG002
+        """Do nothing."""
+        return self._done
+
+    def size(self, url: str) -> int:  # noqa: ARG002
+        """Return 0."""
+        return 0
+
+
+class _MemBytes:
+    def __init__(self, place: str, data: bytes | bytearray) -> None:
+        self.place = place
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return bytes(self._data[offset : offset + length])
+
+
+class _MemSource(_MemBytes):
+    def __init__(self, store: MemStore, url: str) -> None:
+        if url not in store.files:
+            raise StorageRefusedError(f"{url}: no such file")
+        super().__init__(url, store.files[url])
+        self._store = store
+        self._moved = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self._store.moved(self._moved)
+        data = super().read_at(offset, length)
+        self._moved += len(data)
+        return data
+
+    def changed(self) -> bool:
+        return self._store.files.get(self.place) is not self._data
+
+
+class _MemTarget:
+    def __init__(self, store: MemStore, url: str) -> None:
+        self._store = store
+        self._url = url
+
+    @contextmanager
+    def present(self) -> Iterator[Readable | None]:
+        data = self._store.files.get(self._url)
+        yield None if data is None else _MemBytes(self._url, data)
+
+    @contextmanager
+    def part(self) -> Iterator[Part]:
+        with self._store.locked(self._url):
+            yield _MemPart(self._store, self._url)
+
+
+class _MemPart(_MemBytes):
+    def __init__(self, store: MemStore, url: str) -> None:
+        self._part = store.parts.setdefault(url, bytearray())
+        super().__init__(url, self._part)
+        self._store = store
+        self._moved = 0
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._store.moved(self._moved)
+        self._part[offset : offset + len(data)] = data
+        self._moved += len(data)
+
+    def truncate(self, size: int) -> None:
+        del self._part[size:]
+
+    def commit(self) -> None:
+        self._store.files[self.place] = bytes(self._store.parts.pop(self.place))
+
+    def discard(self) -> None:
+        del self._store.parts[self.place]

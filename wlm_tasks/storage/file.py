@@ -1,0 +1,87 @@
+"""``file://`` URLs: files of the host the worker runs on, shared file systems included."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Final
+from urllib.parse import unquote_to_bytes
+
+from wlm_tasks.errors import InvalidPathError
+from wlm_tasks.model.checks import show
+from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
+from wlm_tasks.storage.beneath import (
+    open_regular,
+    open_source,
+    target_directory,
+    translated,
+)
+from wlm_tasks.storage.localfiles import FileTarget, file_source
+from wlm_tasks.storage.transfer import move
+
+_URL: Final = re.compile(
+    r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.IGNORECASE | re.DOTALL
+)
+
+
+class FileStorage(StorageBackend):
+    """Files by absolute path; the rights are those of the worker's user."""
+
+    schemes: ClassVar[frozenset[str]] = frozenset({"file"})
+
+    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
+        """Copy the file of the URL to `path` below `root`, directories made as needed."""
+        place = file_path(url)
+        with (
+            file_source(_opener(place), place) as source,
+            target_directory(root, path) as (dir_fd, name),
+        ):
+            target = FileTarget(dir_fd, name, f"{root}/{path}", mode=source.status.st_mode)
+            return move(source, target, control)
+
+    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:
+        """Copy `path` below `root` to the file of the URL, directories made as needed."""
+        place = Path(file_path(url))
+        opener = partial(open_source, root, path)
+        with file_source(opener, f"{root}/{path}") as source:
+            with translated(str(place.parent)):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            # nothing of the URL is untrusted but its last name, which is never followed
+            with target_directory(str(place.parent), place.name) as (dir_fd, name):
+                target = FileTarget(dir_fd, name, str(place), mode=source.status.st_mode)
+                return move(source, target, control)
+
+    def size(self, url: str) -> int:
+        """Return the bytes of the file of the URL."""
+        place = file_path(url)
+        fd = _opener(place)()
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+
+def file_path(url: str) -> str:
+    """Return the absolute path of a ``file`` URL; raises `InvalidPathError`."""
+    match = _URL.fullmatch(url)
+    if match is None or (match["host"] or "").lower() not in {"", "localhost"}:
+        raise InvalidPathError(
+            f"URL: got {show(url)}, expected file:///path with no host or the host localhost"
+        )
+    if "?" in match["path"] or "#" in match["path"]:
+        raise InvalidPathError(f"URL: got {show(url)}, expected '?' as %3F and '#' as %23")
+    path = os.fsdecode(unquote_to_bytes(match["path"]))
+    if "\0" in path or path.endswith("/"):
+        raise InvalidPathError(f"URL: got {show(url)}, expected a file's path without NUL")
+    return path
+
+
+def _opener(place: str) -> Callable[[], int]:
+    def opener() -> int:
+        with translated(place):
+            return open_regular(place, place)
+
+    return opener

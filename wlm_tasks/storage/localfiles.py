@@ -1,0 +1,197 @@
+"""Files of this host as sources and targets of transfers."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model.checks import show
+from wlm_tasks.storage.beneath import COMPONENT_LIMIT, require_regular, translated
+from wlm_tasks.storage.transfer import Part, Readable
+
+_SUFFIX: Final = ".wlm-part"
+#: how often a part file may vanish between opening and locking it, renamed by its transfer
+_TRIES: Final = 5
+
+
+def part_name(name: str) -> str:
+    """Return the name of the part file of `name`: ``.<name>.wlm-part``.
+
+    A name too long for that is shortened. Raises `InvalidPathError` for a part file's name.
+    """
+    if name.startswith(".") and name.endswith(_SUFFIX):
+        raise InvalidPathError(
+            f"path: got {show(name)}, expected a name other than that of a part file"
+        )
+    full = f".{name}{_SUFFIX}"
+    if len(os.fsencode(full)) <= COMPONENT_LIMIT:
+        return full
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{_SUFFIX}"
+
+
+class FileBytes:
+    """An open regular file."""
+
+    def __init__(self, fd: int, place: str) -> None:
+        self.place = place
+        self.fd = fd
+        self.status = os.fstat(fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes in all when it was opened."""
+        return self.status.st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes there."""
+        with translated(self.place):
+            return os.pread(self.fd, length, offset)
+
+
+class FileSource(FileBytes):
+    """A file to read, opened by `opener`, which is called again to see whether it still is."""
+
+    def __init__(self, opener: Callable[[], int], place: str) -> None:
+        super().__init__(opener(), place)
+        self._opener = opener
+
+    def changed(self) -> bool:
+        """Compare size, time of change and inode with what was opened."""
+        try:
+            fd = self._opener()
+        except (StorageRefusedError, InvalidPathError):
+            return True
+        try:
+            return _identity(os.fstat(fd)) != _identity(self.status)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)
+
+
+@contextmanager
+def file_source(opener: Callable[[], int], place: str) -> Iterator[FileSource]:
+    """Open a source for the time of a ``with``."""
+    source = FileSource(opener, place)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+class FileTarget:
+    """A file to write, in an open directory.
+
+    `mode` are the permission bits of a new file, as far as the umask allows them.
+    """
+
+    def __init__(self, dir_fd: int, name: str, place: str, *, mode: int) -> None:
+        self._dir_fd = dir_fd
+        self._name = name
+        self._part_name = part_name(name)
+        self._place = place
+        self._mode = stat.S_IMODE(mode) & 0o777 | 0o600
+
+    @contextmanager
+    def present(self) -> Iterator[Readable | None]:
+        """Open what has the final name. A link gives way; what is no file is refused."""
+        try:
+            status = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            status = None
+        if status is None or stat.S_ISLNK(status.st_mode):
+            yield None
+            return
+        require_regular(status, self._place)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(self._name, flags, dir_fd=self._dir_fd)
+        try:
+            yield FileBytes(fd, self._place)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def part(self) -> Iterator[Part]:
+        """Open and lock the part file, made if need be."""
+        fd = self._lock()
+        try:
+            yield _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
+        finally:
+            os.close(fd)
+
+    def _lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        for _ in range(_TRIES):
+            with translated(f"{self._place} (part file)"):
+                fd = os.open(self._part_name, flags, self._mode, dir_fd=self._dir_fd)
+            try:
+                if self._holds(fd):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise StorageUnavailableError(f"{self._place}: is being written by other transfers")
+
+    def _holds(self, fd: int) -> bool:
+        """Lock the part file; return whether it is the one of that name, and ours alone."""
+        require_regular(os.fstat(fd), f"{self._place} (part file)")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageUnavailableError(
+                f"{self._place}: is being written by another transfer"
+            ) from None
+        opened = os.fstat(fd)
+        if opened.st_nlink > 1:
+            # a second name of some other file: writing here would change that one
+            with suppress(FileNotFoundError):
+                os.unlink(self._part_name, dir_fd=self._dir_fd)
+            return False
+        try:
+            named = os.stat(self._part_name, dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(opened, named)
+
+
+class _PartFile(FileBytes):
+    def __init__(self, fd: int, dir_fd: int, part: str, name: str, place: str) -> None:
+        super().__init__(fd, place)
+        self._dir_fd = dir_fd
+        self._part = part
+        self._name = name
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        with translated(self.place):
+            rest = memoryview(data)
+            while rest:
+                written = os.pwrite(self.fd, rest, offset)
+                offset += written
+                rest = rest[written:]
+
+    def truncate(self, size: int) -> None:
+        with translated(self.place):
+            os.ftruncate(self.fd, size)
+
+    def commit(self) -> None:
+        with translated(self.place):
+            os.fsync(self.fd)
+            os.replace(self._part, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+            os.fsync(self._dir_fd)
+
+    def discard(self) -> None:
+        with translated(self.place), suppress(FileNotFoundError):
+            os.unlink(self._part, dir_fd=self._dir_fd)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
