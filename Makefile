@@ -30,7 +30,7 @@ docs: ## build the documentation into site/
 
 bench: ## compare with bare Celery chains on a private RabbitMQ (some minutes)
 	@scripts/setup
-	@$(BIN)/python benchmarks/chains.py
+	@$(BIN)/python -m benchmarks
 
 campaign: ## faults at random times, at full length (can take an hour)
 	@scripts/setup

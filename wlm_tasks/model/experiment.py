@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -260,6 +261,18 @@ class Experiment(FrozenModel):
         return cls.model_validate(table)
 
     @classmethod
+    def from_stored(cls, text: str) -> Self:
+        """Return the experiment of `to_json`, as our own rows keep it, three times as fast.
+
+        It was checked when it was taken in and is not checked again; never for what somebody
+        hands in. Whatever does not look like our own is read as by `from_json`.
+        """
+        try:
+            return _stored(cls, _PARTS, json.loads(text))
+        except (AttributeError, TypeError, ValueError):
+            return cls.from_json(text)
+
+    @classmethod
     def from_file(cls, path: str | PathLike[str]) -> Self:
         """Return the experiment in a TOML, YAML or JSON file, its local paths made absolute.
 
@@ -285,6 +298,38 @@ class Experiment(FrozenModel):
     def __reduce__(self) -> tuple[Callable[[str], Experiment], tuple[str]]:
         """Be pickled by way of JSON."""
         return type(self).from_json, (self.to_json(),)
+
+
+_M = TypeVar("_M", bound=FrozenModel)
+_Makers: TypeAlias = Mapping[str, Callable[[Any], Any]]
+
+
+def _stored(model: type[_M], parts: _Makers, table: dict[str, Any]) -> _M:
+    """Make a model of its own JSON without checks; `parts` make what JSON does not have."""
+    if table.keys() != model.model_fields.keys():
+        raise ValueError("fields of another version")
+    for name, make in parts.items():
+        table[name] = make(table[name])
+    return model.model_construct(**table)
+
+
+def _part(model: type[FrozenModel]) -> Callable[[Any], Any]:
+    return partial(_stored, model, NOTHING)
+
+
+_TRANSFER: Final = _part(Transfer)
+_PARTS: Final[_Makers] = {
+    "commands": tuple,
+    "environment": tuple,
+    "variables": MappingProxyType,
+    "params": MappingProxyType,
+    "labels": MappingProxyType,
+    "inputs": lambda tables: tuple(map(_TRANSFER, tables)),
+    "outputs": lambda tables: tuple(map(_TRANSFER, tables)),
+    "resources": _part(Resources),
+    "retry": _part(Retry),
+    "stop": _part(Stop),
+}
 
 
 def fingerprint(experiment: Experiment) -> str:

@@ -1,0 +1,78 @@
+"""The embedded system: everything in one process, killed in the middle, started again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from services.processes import Process, script, wait_for
+from wlm_tasks import Client, Experiment
+from wlm_tasks.config import load
+from wlm_tasks.model.states import FINAL, ExperimentState
+
+COUNT = 40
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.campaign
+def test_kill_9_of_the_embedded_system(tmp_path: Path) -> None:
+    """Three kills in the middle; then everything has finished, every payload once."""
+    config, ledger = tmp_path / "wlm.toml", tmp_path / "ledger"
+    config.write_text(
+        f'data_dir = "{tmp_path}/data"\n[sites.local]\nkind = "local"\n'
+        f'scratch = "{tmp_path}/scratch"\nmax_running = 4\n'
+    )
+    environ = {**os.environ, "WLM_CONFIG": str(config)}
+    client = Client(load(config, {}))
+    ledger.touch()
+    sweep = client.schedule_sweep(
+        Experiment(name="ledger", site="local", commands=[f"echo {{n}} >> {ledger}", "sleep 0.1"]),
+        {"n": list(range(COUNT))},
+    )
+
+    def done() -> int:
+        return sweep.status.get(ExperimentState.DONE, 0)
+
+    def up() -> Process:
+        return Process([script("wlm"), "up"], log=tmp_path / "up.log", env=environ)
+
+    for share in (0.1, 0.35, 0.6):
+
+        def reached(share: float = share) -> bool:
+            return done() >= share * COUNT
+
+        process = up()
+        process.wait_for(reached, 60, f"{share:.0%}")
+        threading.Event().wait(0.05)
+        process.kill_group()
+    with up() as process:
+        process.wait_for(lambda: FINAL.issuperset(sweep.status), 90, "the end")
+        assert sweep.status == {ExperimentState.DONE: COUNT}
+        ran = Counter(ledger.read_text().split())
+        assert ran == {str(n): 1 for n in range(COUNT)}
+
+
+def test_work_handed_in_before_and_after_the_start(tmp_path: Path) -> None:
+    """Another process may hand in at any time; a bell wakes the running one."""
+    config = tmp_path / "wlm.toml"
+    config.write_text(f'data_dir = "{tmp_path}/data"\n[control]\ntick_s = 6\n')
+    environ = {**os.environ, "WLM_CONFIG": str(config)}
+    client = Client(load(config, {}))
+    before = client.schedule(Experiment(name="before", site="local", commands=["true"]))
+    with Process([script("wlm"), "up"], log=tmp_path / "up.log", env=environ) as process:
+        process.wait_for(lambda: before.status is ExperimentState.DONE, 40, "the first")
+        client.schedule(Experiment(name="after", site="local", commands=["true"])).wait(40)
+
+
+def test_why_says_that_nobody_is_at_work(tmp_path: Path) -> None:
+    config = tmp_path / "wlm.toml"
+    config.write_text(f'data_dir = "{tmp_path}/data"\n')
+    handle = Client(load(config, {})).schedule(
+        Experiment(name="alone", site="local", commands=["true"])
+    )
+    assert "wlm up" in handle.why()
+    wait_for(lambda: handle.status is ExperimentState.QUEUED, 1)

@@ -1,0 +1,78 @@
+"""Flower shows workers, queues and every step, with carry-on and without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from services.fleet import Fleet, Layout
+from services.ports import free_port, release_port
+from services.processes import Process, script, wait_for
+from wlm_tasks import Experiment
+
+
+@pytest.fixture(params=["true", "false"], ids=["carry-on", "each by message"])
+def fleet(tmp_path: Path, broker_url: str, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    layout = Layout(settings=f"[steps]\ncarry_on = {request.param}\n", options=("-E",))
+    with Fleet(tmp_path, broker_url, layout) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def flower(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
+    """Flower as an operator starts it; its address."""
+    port = free_port()
+    argv = [script("celery"), "-A", "wlm_tasks", "flower", f"--port={port}", "--address=127.0.0.1"]
+    env = {**fleet.environ, "FLOWER_UNAUTHENTICATED_API": "1"}
+    with Process(argv, log=tmp_path / "flower.log", env=env) as process:
+        url = f"http://127.0.0.1:{port}"
+
+        def up() -> bool:
+            try:
+                return bool(get(url, "/api/workers?refresh=1"))
+            except requests.ConnectionError:
+                return False
+
+        process.wait_for(up, 60, "Flower")
+        yield url
+    release_port(port)
+
+
+def get(url: str, path: str) -> Any:
+    answer = requests.get(url + path, timeout=20)
+    return answer.json() if answer.ok else None
+
+
+@pytest.mark.timeout(180)
+def test_every_step_is_a_task_in_flower(fleet: Fleet, flower: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("x")
+    handle = fleet.client.schedule(
+        Experiment.model_validate(
+            {
+                "name": "shown",
+                "site": "local",
+                "commands": ["cp in.txt out.txt"],
+                "inputs": [{"src": str(tmp_path / "in.txt"), "dest": "in.txt"}],
+                "outputs": [{"src": "out.txt", "dest": str(tmp_path / "out.txt")}],
+            }
+        )
+    )
+    handle.wait(60)
+
+    def shown() -> dict[str, str]:
+        tasks = (get(flower, "/api/tasks?limit=100") or {}).values()
+        mine = [task for task in tasks if handle.id in str(task["uuid"])]
+        return {task["name"]: task["state"] for task in mine}
+
+    expected = dict.fromkeys(
+        ("wlm.setup", "wlm.stage_in", "wlm.submit", "wlm.stage_out"), "SUCCESS"
+    )
+    wait_for(lambda: shown() == expected, 30, f"four tasks, not {shown()}")
+    [worker] = get(flower, "/api/workers").values()
+    queues = {queue["name"] for queue in worker["active_queues"]}
+    assert queues == {"envsetup", "staging", "jobsub", "monitor", "scheduler"}
+    assert (tmp_path / "out.txt").exists()

@@ -1,0 +1,155 @@
+"""``wlm doctor``: what it finds without a broker, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from unit.cli.world import World
+
+from wlm_tasks.control import doctor
+from wlm_tasks.control.broker import Mismatch, QueueLook
+from wlm_tasks.control.doctor import Finding, Level
+
+
+def _found(world: World, code: int = 0) -> dict[str, dict[str, str]]:
+    shown = world.wlm("doctor", "-o", "json", code=code)
+    return {one["name"]: one for one in json.loads(shown.stdout)}
+
+
+def test_all_is_well_but_nobody_works(world: World) -> None:
+    found = _found(world)
+    levels = {name: one["level"] for name, one in found.items()}
+    assert levels.pop("control") == "warn"
+    assert set(levels.values()) == {"ok"}
+    assert found["control"]["mend"] == "wlm up"
+    shown = world.wlm("doctor").stdout
+    assert "[warn] control: no control process is alive\n       mend: wlm up" in shown
+    assert "0 failed, 1 warnings" in shown
+
+
+def test_a_living_control_is_found(world: World) -> None:
+    world.store.coordination.acquire("dispatch", "host:1:abc", 60.0)
+    assert _found(world)["control"]["text"] == "alive: host:1:abc"
+    assert "all is well" in world.wlm("doctor").stdout
+
+
+def test_looking_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    monkeypatch.setenv("WLM_DATA_DIR", str(tmp_path / "new" / "data"))
+    found = _found(world)
+    assert found["data_dir"]["text"].endswith("made at first use")
+    assert found["database"]["text"].endswith("made at first use")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_wrong_setting_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WLM_STEPS_LEASE_S", "soon")
+    found = _found(world, code=1)
+    assert found["settings"]["level"] == "FAIL"
+    assert "WLM_STEPS_LEASE_S: got 'soon'" in found["settings"]["text"]
+
+
+def test_a_directory_that_is_a_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WLM_DATA_DIR", world.file("x", "file"))
+    found = _found(world, code=1)
+    assert found["data_dir"]["level"] == "FAIL"
+
+
+def test_a_database_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setenv("WLM_DATABASE_URL", "postgresql+psycopg://wlm@127.0.0.1:1/wlm")
+    found = _found(world, code=1)
+    assert found["database"]["level"] == "FAIL"
+    assert "start it" in found["database"]["mend"]
+    assert "events" not in found
+
+
+def test_a_broker_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WLM_BROKER_URL", "amqp://wlm:geheim@127.0.0.1:1/wlm")
+    found = _found(world, code=1)
+    assert found["broker"]["level"] == "FAIL"
+    assert "127.0.0.1:1" in found["broker"]["text"]
+    assert "geheim" not in str(found)
+    assert "events" in found
+
+
+def test_a_site_that_takes_no_files(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WLM_SITES_LOCAL_SCRATCH", world.file("x", "scratch"))
+    assert _found(world, code=1)["site local"]["level"] == "FAIL"
+
+
+def test_a_site_of_an_unknown_kind(world: World) -> None:
+    world.file('[sites.moon]\nkind = "lander"\nscratch = "/moon"\n', "wlm.toml")
+    found = _found(world, code=1)
+    assert "expected one of: local" in found["site moon"]["text"]
+
+
+def test_what_waits_for_a_person(world: World) -> None:
+    world.paused()
+    world.store.coordination.poll_sent("local")
+    world.store.coordination.poll_done("local", "ssh: no route")
+    found = _found(world)
+    assert found["paused"]["level"] == "warn"
+    assert "1 experiments" in found["paused"]["text"]
+    assert "ssh: no route" in found["site local"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("finding", "level", "words"),
+    [
+        (doctor.judge_clock(0.5), Level.OK, "agree"),
+        (doctor.judge_clock(-2.5), Level.WARN, "2.5 s behind"),
+        (doctor.judge_clock(3.0), Level.WARN, "3.0 s ahead of"),
+        (doctor.judge_database("db", "1", "1"), Level.OK, "revision 1"),
+        (doctor.judge_database("db", None, "1"), Level.FAIL, "at revision none"),
+        (doctor.judge_slice(600.0), Level.OK, "600 s at most"),
+        (doctor.judge_slice(1800.0), Level.WARN, "is 1800 s"),
+        (doctor.judge_outbox(5), Level.OK, "5 wait"),
+        (doctor.judge_outbox(5000), Level.WARN, "5000 wait"),
+        (doctor.judge_control({}, embedded=False), Level.WARN, "no control"),
+        (doctor.judge_control({"a": "h:1", "b": "h:1"}, embedded=False), Level.OK, "alive: h:1"),
+        (doctor.judge_plugins(["local"], ["file"]), Level.OK, "sites: local"),
+        (doctor.judge_plugins([], []), Level.FAIL, "not registered"),
+    ],
+)
+def test_judgements(finding: Finding, level: Level, words: str) -> None:
+    assert finding.level is level
+    assert words in finding.text
+    assert (finding.mend is None) == (level is Level.OK)
+
+
+def test_a_queue_without_worker_names_the_command_that_starts_one() -> None:
+    found = doctor.judge_consumers(QueueLook(name="jobsub", messages=3, consumers=0))
+    assert found.level is Level.WARN
+    assert found.mend == "celery -A wlm_tasks worker -Q jobsub"
+    served = doctor.judge_consumers(QueueLook(name="jobsub", messages=3, consumers=2))
+    assert served.level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("wrong", "level", "mend"),
+    [
+        (Mismatch(name="queue jobsub", missing=True, words="NOT_FOUND"), Level.WARN, "wlm control"),
+        (
+            Mismatch(
+                name="queue jobsub", missing=False, words="PRECONDITION_FAILED - inequivalent"
+            ),
+            Level.FAIL,
+            "rabbitmqctl delete_queue jobsub",
+        ),
+        (
+            Mismatch(name="exchange wlm", missing=False, words="PRECONDITION_FAILED - type"),
+            Level.FAIL,
+            "delete exchange wlm",
+        ),
+    ],
+)
+def test_what_is_not_as_it_should_be_at_the_broker(
+    wrong: Mismatch, level: Level, mend: str
+) -> None:
+    found = doctor.judge_mismatch(wrong)
+    assert found.level is level
+    assert mend in (found.mend or "")

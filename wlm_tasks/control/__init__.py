@@ -1,0 +1,1 @@
+"""The long-running loops that keep everything going."""

@@ -1,0 +1,136 @@
+"""The control process: wakes on the bell or by the clock and does what is due.
+
+Any number of control processes may run. Each duty has a lease in the database, and only its
+holder does it; when a holder dies its leases run out and another takes over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+from wlm_tasks.bell import Bell
+from wlm_tasks.celery import WlmCelery
+from wlm_tasks.control import outbox, queues
+from wlm_tasks.control.duties import Duties, Duty
+from wlm_tasks.errors import WlmError
+
+_log = logging.getLogger(__name__)
+#: Seconds between two warnings about the same failing duty.
+_QUIET_S = 30.0
+#: Seconds between looks while steps are held: a slot that falls free is soon used.
+_HURRY_S = 0.1
+
+
+@dataclass
+class _Scheduled:
+    name: str
+    duty: Duty
+    every_s: float
+    due: float = 0.0
+    warned: float = -_QUIET_S
+
+
+class Control:
+    """One control process, or one control thread of the embedded system."""
+
+    def __init__(self, app: WlmCelery) -> None:
+        self._app = app
+        self._settings = app.settings.control
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._duties = Duties(app)
+        self._stop = threading.Event()
+        self._bell = Bell(app.runtime.bells)
+        self._scheduled = self._plan()
+        self._held: dict[str, float] = {}
+
+    def _plan(self) -> list[_Scheduled]:
+        tick_s, duties = self._settings.tick_s, self._duties
+        plan = [
+            _Scheduled("wake", duties.wake, tick_s),
+            _Scheduled("expire", duties.expire, tick_s),
+            _Scheduled("release", duties.release, tick_s),
+            _Scheduled("dispatch", self._dispatch, tick_s),
+            _Scheduled("cancel", duties.cancel, tick_s),
+            _Scheduled("poll", duties.poll, tick_s),
+            _Scheduled("publish", lambda: outbox.publish(self._app), tick_s),
+        ]
+        if not self._app.settings.embedded:
+            plan.append(_Scheduled("declare", self._declare, 30.0))
+            plan.append(_Scheduled("sweep", duties.sweep, self._settings.sweep_s))
+        return plan
+
+    def _dispatch(self) -> int:
+        return self._duties.dispatch()
+
+    def _declare(self) -> int:
+        queues.declare(self._app)
+        return 0
+
+    def run(self) -> None:
+        """Work until `stop` is called."""
+        _log.info("control %s is at work", self._holder)
+        try:
+            while not self._stop.is_set():
+                self._round(self._bell.wait(self._until_due()))
+        finally:
+            self._bell.close()
+            try:
+                self._app.runtime.store.coordination.release(self._holder)
+            except WlmError as error:
+                _log.warning("leases not given back: %s", error.message)
+
+    def stop(self) -> None:
+        """End `run` soon; safe from any thread and from a signal handler."""
+        self._stop.set()
+        self._bell.wake()
+
+    def _until_due(self) -> float:
+        return max(0.0, min(one.due for one in self._scheduled) - time.monotonic())
+
+    def _round(self, rung: list[str]) -> None:
+        tokens = [word for word in rung if word.startswith("wlm-")]
+        if tokens:
+            self._attempt(_Scheduled("rung", lambda: self._rung(tokens), 0.0))
+        now = time.monotonic()
+        for one in self._scheduled:
+            if rung or one.due <= now:
+                one.due = time.monotonic() + one.every_s
+                if self._attempt(one) and one.name == "release":
+                    one.due = time.monotonic() + _HURRY_S
+
+    def _rung(self, tokens: list[str]) -> int:
+        self._duties.poll_rung(tokens)
+        return len(tokens)
+
+    def _attempt(self, one: _Scheduled) -> int:
+        try:
+            if one.name == "rung" or self._holds(one.name):
+                return one.duty()
+        except WlmError as error:
+            self._warn(one, error.message)
+        except Exception:  # noqa: BLE001 - one broken duty must not take the others down
+            _log.exception("duty %s broke", one.name)
+        return 0
+
+    def _warn(self, one: _Scheduled, message: str) -> None:
+        if time.monotonic() - one.warned >= _QUIET_S:
+            one.warned = time.monotonic()
+            _log.warning("duty %s: %s", one.name, message)
+
+    def _holds(self, name: str) -> bool:
+        """Take or keep the lease of a duty, asking the database only when half of it is over."""
+        lease_s = self._settings.lease_s
+        if time.monotonic() < self._held.get(name, 0.0):
+            return True
+        asked = time.monotonic()
+        if not self._app.runtime.store.coordination.acquire(name, self._holder, lease_s):
+            self._held.pop(name, None)
+            return False
+        self._held[name] = asked + lease_s / 2
+        return True

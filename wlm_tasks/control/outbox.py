@@ -1,0 +1,92 @@
+"""The outbox: every change of an experiment's state goes out on the exchange ``wlm.events``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.exceptions import OperationalError
+
+from wlm_tasks.celery import WlmCelery
+from wlm_tasks.control.queues import EVENTS
+from wlm_tasks.errors import ServiceError
+from wlm_tasks.state.coordination import OutboxEvent
+
+#: Events published between two waits for the broker's confirmation.
+BATCH = 500
+#: Seconds to wait for the broker's confirmation before the batch is published again.
+CONFIRM_TIMEOUT_S = 10.0
+
+
+def publish(app: WlmCelery) -> int:
+    """Publish what has not gone out, in order; marked only after the broker has confirmed it.
+
+    A crash in between publishes some events twice, with the same ``message_id``. Raises
+    `ServiceError` if the broker is out of reach.
+    """
+    coordination = app.runtime.store.coordination
+    published = 0
+    while waiting := coordination.unpublished(BATCH):
+        if not app.settings.embedded:
+            _send(app, waiting)
+        coordination.mark_published([event.id for event in waiting])
+        published += len(waiting)
+    return published
+
+
+def _send(app: WlmCelery, waiting: list[OutboxEvent]) -> None:
+    """Publish a batch and wait once until the broker has confirmed all of it."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1)
+            channel = connection.default_channel
+            confirmed = _Confirmed(channel)
+            with connection.Producer(channel, exchange=EVENTS, serializer="json") as producer:
+                for event in waiting:
+                    producer.publish(
+                        body(event),
+                        routing_key=routing_key(event),
+                        declare=[EVENTS],
+                        delivery_mode=2,
+                        message_id=str(event.id),
+                        timestamp=int(event.at),
+                        type=event.state,
+                        app_id="wlm_tasks",
+                    )
+            while confirmed.count < len(waiting):
+                connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
+    except (OperationalError, OSError) as error:
+        raise ServiceError(f"broker: {error}") from error
+
+
+class _Confirmed:
+    """Counts a channel's publisher confirms; they may come for many messages at once."""
+
+    def __init__(self, channel: Any) -> None:
+        self.count = 0
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._acked)
+
+    def _acked(self, delivery_tag: int, multiple: bool) -> None:
+        self.count = delivery_tag if multiple else self.count + 1
+
+
+def routing_key(event: OutboxEvent) -> str:
+    """``experiment.<id>.<state>``, or ``submission.<key>.REJECTED`` for what never became one."""
+    if event.experiment_id is None:
+        key = str(event.detail.get("key") or "none").replace(".", "_")
+        return f"submission.{key}.{event.state}"[:255]
+    return f"experiment.{event.experiment_id}.{event.state}"
+
+
+def body(event: OutboxEvent) -> dict[str, Any]:
+    """What an event says."""
+    return {
+        "event": event.id,
+        "experiment": event.experiment_id,
+        "key": event.key or event.detail.get("key"),
+        "sweep": event.sweep_id,
+        "state": event.state,
+        "at": event.at,
+        "reason": event.detail.get("reason"),
+        "again": bool(event.detail.get("again")),
+    }

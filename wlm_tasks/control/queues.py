@@ -1,0 +1,57 @@
+"""The broker's side of control: queues and exchanges as they should be, and how full they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any, Final, cast
+
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from wlm_tasks.celery import WlmCelery
+from wlm_tasks.errors import ServiceError
+
+EVENTS: Final = Exchange("wlm.events", type="topic", durable=True)
+DEAD: Final = Exchange("wlm.dead", type="direct", durable=True)
+DEAD_QUEUE: Final = Queue(
+    "wlm.dead",
+    DEAD,
+    routing_key="wlm.dead",
+    durable=True,
+    queue_arguments={"x-queue-type": "classic"},
+)
+
+
+def declare(app: WlmCelery) -> None:
+    """Declare every exchange and queue; what is there already stays as it is."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1)
+            with connection.channel() as channel:
+                EVENTS(channel).declare()
+                DEAD_QUEUE(channel).declare()
+                for queue in app.amqp.queues.values():
+                    queue(channel).declare()
+    except (OperationalError, OSError) as error:
+        raise ServiceError(f"broker: {error}") from error
+
+
+def depths(app: WlmCelery, queues: Sequence[str]) -> dict[str, int | None]:
+    """Messages that wait in each queue, not counting those in workers' hands.
+
+    None for a queue that does not exist. Raises `ServiceError` if the broker is out of reach.
+    """
+    found: dict[str, int | None] = {}
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1)
+            for queue in queues:
+                with closing(cast(Any, connection.channel())) as channel:
+                    try:
+                        found[queue] = channel.queue_declare(queue=queue, passive=True)[1]
+                    except connection.channel_errors:
+                        found[queue] = None
+    except (OperationalError, OSError) as error:
+        raise ServiceError(f"broker: {error}") from error
+    return found

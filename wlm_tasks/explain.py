@@ -1,0 +1,108 @@
+"""Why an experiment stands where it stands, in one line for a person. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wlm_tasks.model.states import ExperimentState, StepState
+from wlm_tasks.state.views import ExperimentView, JobView, StepView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """All that an explanation looks at. Times are seconds since the epoch."""
+
+    experiment: ExperimentView
+    steps: Sequence[StepView]
+    job: JobView | None  #: the newest
+    ahead: int  #: ready steps before the current one in its queue
+    now: float
+    controls: Sequence[str]  #: control processes with a live lease
+    poll_error: str | None = None  #: why the site's last poll found nothing out
+
+
+def current_step(steps: Sequence[StepView]) -> StepView | None:
+    """The step that everything waits for; None once all are done."""
+    return next((step for step in steps if step.state is not StepState.DONE), None)
+
+
+def why(situation: Situation) -> str:
+    """One line: what the experiment waits for, or how it ended."""
+    experiment = situation.experiment
+    if experiment.state is ExperimentState.DONE:
+        return "done"
+    if experiment.state is ExperimentState.CANCELLED:
+        return f"cancelled: {experiment.reason}" if experiment.reason else "cancelled"
+    if experiment.state is ExperimentState.CANCELLING:
+        return "cancelling: waits for its site to confirm that the job is gone"
+    step = current_step(situation.steps)
+    if step is None:
+        return str(experiment.state).lower()
+    text = f"{step.name}: {_EXPLAIN[step.state](situation, step)}"
+    if not situation.controls and not experiment.final:
+        text += "; no control process is alive (start `wlm control`, or `wlm up` without a broker)"
+    return text
+
+
+def _ready(situation: Situation, step: StepView) -> str:
+    place = "next in line" if situation.ahead == 0 else f"{situation.ahead} ahead"
+    sent = "" if step.sent_at is not None else ", not sent yet"
+    waited = _ago(situation.now, step.ready_at)
+    return f"waits in queue {step.queue!r} for a worker, {place}{sent}{waited}"
+
+
+def _running(situation: Situation, step: StepView) -> str:
+    progress = ""
+    if step.progress and step.progress.get("total"):
+        done, total = step.progress.get("bytes", 0), step.progress["total"]
+        progress = f", file {step.progress.get('file', 0) + 1}, {100 * done // total} %"
+    return f"runs on {step.worker}, attempt {step.attempts}{progress}" + _ago(
+        situation.now, step.started_at
+    )
+
+
+def _watching(situation: Situation, step: StepView) -> str:
+    job = situation.job
+    if job is None:
+        return "the job is on its site"
+    trouble = f"; the site cannot be asked: {situation.poll_error}" if situation.poll_error else ""
+    native = f" as {job.native_id}" if job.native_id else ""
+    state = str(job.state).lower()
+    when = _ago(situation.now, job.started_at or step.started_at)
+    return f"job {job.token} is {state} at site {job.site}{native}{when}{trouble}"
+
+
+def _backoff(situation: Situation, step: StepView) -> str:
+    wait_s = max(0.0, (step.due_at or situation.now) - situation.now)
+    return f"tried {step.tries} times, again in {wait_s:.0f} s: {step.reason}"
+
+
+def _paused(_situation: Situation, step: StepView) -> str:
+    return f"paused: {step.reason}; resume with `wlm retry`"
+
+
+def _reason(_situation: Situation, step: StepView) -> str:
+    return step.reason or str(step.state).lower()
+
+
+def _held(_situation: Situation, step: StepView) -> str:
+    return f"held: {step.reason or 'the sweep has as many active members as it may'}"
+
+
+_EXPLAIN: Final[dict[StepState, Callable[[Situation, StepView], str]]] = {
+    StepState.WAITING: lambda _situation, _step: "waits for the step before it",
+    StepState.HELD: _held,
+    StepState.READY: _ready,
+    StepState.RUNNING: _running,
+    StepState.WATCHING: _watching,
+    StepState.BACKOFF: _backoff,
+    StepState.PAUSED: _paused,
+    StepState.FAILED: lambda situation, step: f"failed: {_reason(situation, step)}",
+    StepState.CANCELLED: _reason,
+}
+
+
+def _ago(now: float, since: float | None) -> str:
+    return "" if since is None else f", for {max(0.0, now - since):.0f} s"

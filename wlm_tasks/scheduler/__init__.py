@@ -1,0 +1,1 @@
+"""From an experiment to its steps, its rows and its chains."""

@@ -1,0 +1,49 @@
+"""From an experiment to its steps. Pure: no broker, no database, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wlm_tasks.model.experiment import Experiment
+from wlm_tasks.model.script import payload_script
+from wlm_tasks.model.steps import PlannedStep, StepName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What would be done for one experiment."""
+
+    experiment: Experiment  #: bound: parameters filled in, paths resolved
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def script(self) -> str:
+        """The job's script."""
+        return payload_script(self.experiment)
+
+    @property
+    def segments(self) -> tuple[tuple[StepName, ...], ...]:
+        """The chains: one before the job, one after it (if there is anything to do there)."""
+        names = [step.name for step in self.steps]
+        place = names.index(StepName.MONITOR)
+        return tuple(part for part in (tuple(names[:place]), tuple(names[place + 1 :])) if part)
+
+
+def plan(experiment: Experiment) -> Plan:
+    """The steps of a bound experiment, in order; staging only where there is something to stage."""
+    names = [StepName.SETUP]
+    if experiment.inputs:
+        names.append(StepName.STAGE_IN)
+    names += [StepName.SUBMIT, StepName.MONITOR]
+    if experiment.outputs:
+        names.append(StepName.STAGE_OUT)
+    return Plan(
+        experiment=experiment,
+        steps=tuple(PlannedStep(seq, name) for seq, name in enumerate(names)),
+    )
+
+
+def following(names: Sequence[StepName], name: StepName) -> tuple[StepName, ...]:
+    """The steps of a segment that come after `name`."""
+    return tuple(names[list(names).index(name) + 1 :])

@@ -1,0 +1,138 @@
+"""From what a user hands in to rows: check, bind, plan, store. Used by the API and by messages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from wlm_tasks.errors import InvalidParametersError
+from wlm_tasks.model.checks import problem
+from wlm_tasks.model.experiment import Experiment, check_key, fingerprint
+from wlm_tasks.model.params import bind, bind_many, expand_sweep
+from wlm_tasks.model.paths import resolve_paths
+from wlm_tasks.plugins import storage_backend
+from wlm_tasks.runtime import Runtime
+from wlm_tasks.scheduler.plan import Plan, plan
+from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
+
+SweepMode = Literal["product", "zip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What is handed in: an experiment and how to run it."""
+
+    experiment: Experiment
+    params: Mapping[str, Any] | None = None
+    sweep: Mapping[str, Sequence[Any]] | None = None
+    sweep_mode: SweepMode = "product"
+    max_active: int | None = None
+    key: str | None = None
+    base: Path | None = None  #: local paths start at this directory; default: the current one
+    bound: bool = False  #: the experiment comes from the database, its parameters filled in
+
+
+def plans(runtime: Runtime, submission: Submission) -> tuple[list[dict[str, Any]], list[Plan]]:
+    """Check everything and return the parameters and the plan of each member.
+
+    Raises `InputError` subclasses; nothing has been written or sent then.
+    """
+    _check_options(submission)
+    experiment = resolve_paths(
+        submission.experiment, Path.cwd() if submission.base is None else submission.base
+    )
+    runtime.site(experiment.site)
+    params = dict(submission.params or {})
+    if submission.bound:
+        members, bound = [params], [experiment]
+    elif submission.sweep is None:
+        members, bound = [params], [bind(experiment, params)]
+    else:
+        swept = expand_sweep(submission.sweep, submission.sweep_mode)
+        both = sorted(params.keys() & submission.sweep.keys())
+        if both:
+            raise InvalidParametersError(
+                problem(f"params.{both[0]}", params[both[0]], "a parameter that is not swept, too")
+            )
+        members = [{**params, **member} for member in swept]
+        bound = bind_many(experiment, members)
+    _check_schemes(bound)
+    return members, [plan(one) for one in bound]
+
+
+def _check_options(submission: Submission) -> None:
+    """What stands beside the experiment; from a message it may be anything."""
+    if submission.key is not None:
+        check_key(submission.key)
+    for name in ("params", "sweep"):
+        value = getattr(submission, name)
+        if value is not None and not isinstance(value, Mapping):
+            raise InvalidParametersError(problem(name, value, "a table of parameters"))
+    most: Any = submission.max_active
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise InvalidParametersError(problem("max_active", most, "a whole number from 1"))
+    if submission.sweep_mode not in get_args(SweepMode):
+        raise InvalidParametersError(
+            problem("sweep_mode", submission.sweep_mode, "'product' or 'zip'")
+        )
+
+
+def _check_schemes(bound: Sequence[Experiment]) -> None:
+    """Every URL must have a storage backend."""
+    schemes = {
+        url.partition("://")[0]: url
+        for one in bound
+        for url in (
+            *(transfer.src for transfer in one.inputs),
+            *(transfer.dest for transfer in one.outputs),
+        )
+    }
+    for url in schemes.values():
+        storage_backend(url)
+
+
+def store_one(runtime: Runtime, submission: Submission, *, sent: bool) -> tuple[str, bool, Plan]:
+    """Store an experiment; returns its id, whether it is new, and its plan."""
+    [params], [planned] = plans(runtime, submission)
+    new = _new(planned, params, key=submission.key)
+    stored = runtime.store.intake.add(new, sent=sent)
+    return stored, stored == new.id, planned
+
+
+def store_sweep(runtime: Runtime, submission: Submission) -> tuple[str, bool]:
+    """Store a sweep and its members; returns its id and whether it is new."""
+    members, planned = plans(runtime, submission)
+    news = [_new(one, params) for one, params in zip(planned, members, strict=True)]
+    digest = hashlib.sha256("".join(new.fingerprint for new in news).encode()).hexdigest()
+    sweep = NewSweep(
+        id=new_id("swp"),
+        name=submission.experiment.name,
+        fingerprint=digest,
+        size=len(news),
+        key=submission.key,
+        max_active=submission.max_active,
+        stop_on_failure=submission.experiment.stop.sweep_on_failure,
+    )
+    stored = runtime.store.intake.add_sweep(sweep, news)
+    return stored, stored == sweep.id
+
+
+def _new(planned: Plan, params: Mapping[str, Any], key: str | None = None) -> NewExperiment:
+    experiment = planned.experiment
+    return NewExperiment(
+        id=new_id("exp"),
+        name=experiment.name,
+        site=experiment.site,
+        priority=experiment.priority,
+        spec=experiment.to_json(),
+        fingerprint=fingerprint(experiment),
+        steps=planned.steps,
+        key=key,
+        owner=experiment.owner,
+        project=experiment.project,
+        params=dict(params),
+        labels=dict(experiment.labels),
+    )

@@ -1,0 +1,1 @@
+"""The rows: the truth about every experiment."""

@@ -1,0 +1,342 @@
+"""Claims: who may work on a step, and what became of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+from sqlalchemy import Connection, Row, Update, bindparam, select, update
+
+from wlm_tasks.errors import FencedError
+from wlm_tasks.model.states import StepState, experiment_state
+from wlm_tasks.model.steps import QUEUES, StepName
+from wlm_tasks.state.advance import NextStep, advance, record
+from wlm_tasks.state.boundaries import (
+    claim_boundary,
+    claiming,
+    finish_boundary,
+    outranked,
+    queue_parameters,
+)
+from wlm_tasks.state.database import Database
+from wlm_tasks.state.schema import IS_READY, db_now, is_open, steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who claims, by which message, and what else it could do."""
+
+    worker: str  #: node name of the worker
+    message_id: str  #: id of the Celery message in hand
+    queues: tuple[str, ...]  #: queues this worker serves
+    lease_s: float
+    redelivered: bool = False
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """As parameters of statements."""
+        return {
+            "b_worker": self.worker,
+            "b_message": self.message_id,
+            "b_lease": self.lease_s,
+            **{f"b_queue_{number}": queue for number, queue in enumerate(self.queues)},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to work on one step, until the epoch moves on."""
+
+    experiment_id: str
+    seq: int
+    name: StepName
+    epoch: int
+    priority: int
+    attempt: int  #: how often the step was claimed, this time included
+    tries: int  #: transient errors so far
+    crashes: int  #: earlier holders that went away without a word
+    last: bool
+    #: the experiment as JSON; empty if the holder of the claim knows it already
+    spec: str = field(default="", compare=False, repr=False)
+    #: set when another holder has taken over; checked by long work
+    lost: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """As parameters of statements."""
+        return {
+            "b_experiment": self.experiment_id,
+            "b_seq": self.seq,
+            "b_epoch": self.epoch,
+        }
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """The message's step is done already; the chain should go on to this step."""
+
+    name: StepName
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Nothing to do for this message."""
+
+    reason: str
+
+
+_MOST_URGENT = (
+    select(steps.c.experiment_id, steps.c.name)
+    .where(IS_READY, steps.c.queue.in_(bindparam("b_queues", expanding=True)))
+    .order_by(steps.c.priority.desc(), steps.c.sent_at, steps.c.experiment_id)
+    .limit(1)
+    .with_for_update(skip_locked=True)  # what another worker is just claiming is as good as gone
+)
+_HELD_BY_MESSAGE = (
+    select(steps.c.experiment_id, steps.c.seq, steps.c.epoch)
+    .where(is_open("RUNNING"), steps.c.message_id == bindparam("b_message"))
+    .with_for_update()  # its old holder may be writing its end in this moment
+)
+_OF_EXPERIMENT = (
+    select(steps.c.seq, steps.c.name, steps.c.state)
+    .where(steps.c.experiment_id == bindparam("b_experiment"))
+    .order_by(steps.c.seq)
+)
+_RENEW = (
+    update(steps)
+    .where(
+        steps.c.experiment_id == bindparam("b_experiment"),
+        steps.c.seq == bindparam("b_seq"),
+        steps.c.epoch == bindparam("b_epoch"),
+        steps.c.state == StepState.RUNNING.value,
+    )
+    .values(lease_until=db_now() + bindparam("b_lease"))
+)
+
+
+class Claims:
+    """Everything the holder of a step writes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, experiment_id: str, name: StepName, holder: Holder) -> Claim | GoOn | Leave:
+        """Claim the step a message hints at, or what ought to come first.
+
+        A redelivered message proves that its former holder lost its channel: whatever was
+        claimed under it is taken over at once. A more urgent step ready in a queue of this
+        worker is claimed instead of the message's own.
+        """
+        if not holder.redelivered:
+            state = experiment_state(name, StepState.RUNNING, last=False)
+            if state is not None:
+                boundary = claim_boundary(state, len(holder.queues))
+                made = self._database.swift.run(
+                    boundary,
+                    {
+                        "b_experiment": experiment_id,
+                        "b_name": name.value,
+                        **holder.parameters,
+                    },
+                )
+                if made:
+                    return claim_of(made["claimed"], made["claimed"].spec)
+        with self._database.write() as connection:
+            if holder.redelivered:
+                taken = self._take_over(connection, holder)
+                if taken is not None:
+                    return taken
+            claim = _try_claim(connection, experiment_id, name, holder)
+            if claim is not None:
+                return claim
+            rows = connection.execute(_OF_EXPERIMENT, {"b_experiment": experiment_id}).all()
+            if any(row.name == name and row.state == StepState.READY for row in rows):
+                return self._claim_most_urgent(connection, holder)
+        return after_missed_claim(rows, name, redelivered=holder.redelivered)
+
+    def _claim_most_urgent(self, connection: Connection, holder: Holder) -> Claim | Leave:
+        best = connection.execute(_MOST_URGENT, {"b_queues": holder.queues}).first()
+        if best is not None:
+            claim = _try_claim(connection, best.experiment_id, best.name, holder, anyhow=True)
+            if claim is not None:
+                return claim
+        return Leave("taken by another worker in the same moment")
+
+    def _take_over(self, connection: Connection, holder: Holder) -> Claim | None:
+        for held in connection.execute(_HELD_BY_MESSAGE, {"b_message": holder.message_id}).all():
+            row = advance(
+                connection,
+                held.experiment_id,
+                held.seq,
+                StepState.RUNNING,
+                epoch=held.epoch,
+                detail={"taken_over": True},
+                worker=holder.worker,
+                message_id=holder.message_id,
+                lease_s=holder.lease_s,
+                attempt_add=1,
+                crashes_add=1,
+                started_at=True,
+            )
+            return claim_of(row)
+        return None
+
+    def finish(self, claim: Claim, *, carry_on: Holder | None) -> Claim | None:
+        """Record the step as done and make the next one ready, in one transaction.
+
+        With `carry_on` the next step is claimed for that holder in the same transaction, if it
+        serves the step's queue and nothing more urgent is ready there; then its claim comes
+        back. Raises `FencedError` if the claim is no longer held.
+        """
+        queues = None if carry_on is None else len(carry_on.queues)
+        made = self._database.swift.run(
+            finish_boundary(last=claim.last, queues=queues),
+            {
+                **claim.key,
+                "b_next": claim.seq + 1,
+                **({} if carry_on is None else carry_on.parameters),
+            },
+        )
+        if not made:
+            raise FencedError(f"{claim.experiment_id}: the claim on step {claim.seq} is lost")
+        return claim_of(made["carried"]) if "carried" in made else None
+
+    def give_back(self, claim: Claim, progress: str | None = None) -> None:
+        """End a slice: the step is ready again and its message is about to be sent again."""
+        with self._database.write() as connection:
+            values = {} if progress is None else {"progress": progress}
+            _end(connection, claim, StepState.READY, ready_at=True, sent_at=True, **values)
+
+    def back_off(self, claim: Claim, reason: str, due_s: float) -> None:
+        """After a passing fault: try again in `due_s` seconds."""
+        with self._database.write() as connection:
+            _end(connection, claim, StepState.BACKOFF, reason=reason, due_s=due_s, tries_add=1)
+
+    def pause(self, claim: Claim, reason: str) -> None:
+        """Stop and wait for a person."""
+        with self._database.write() as connection:
+            _end(connection, claim, StepState.PAUSED, reason=reason, tries_add=1)
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """End the step, and with it the experiment, without success."""
+        with self._database.write() as connection:
+            _end(connection, claim, StepState.FAILED, reason=reason)
+
+    def renew(self, claims: Sequence[Claim], lease_s: float) -> None:
+        """Prolong leases. A claim that is no longer held gets its `lost` flag set."""
+        with self._database.write() as connection:
+            for claim in claims:
+                renewed = connection.execute(_RENEW, {**claim.key, "b_lease": lease_s}).rowcount
+                if not renewed:
+                    claim.lost.set()
+
+    def progress(self, claim: Claim, progress: str, lease_s: float) -> None:
+        """Save how far a step is, as JSON, and prolong its lease; nothing if the claim is lost."""
+        with self._database.write() as connection:
+            connection.execute(
+                _RENEW.values(progress=progress), {**claim.key, "b_lease": lease_s}
+            )
+
+    def not_crashed(self, claim: Claim) -> None:
+        """Take back one count of a crash: the former holder is alive, it only lost its channel."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(steps)
+                .where(
+                    steps.c.experiment_id == claim.experiment_id,
+                    steps.c.seq == claim.seq,
+                    steps.c.epoch > claim.epoch,
+                    steps.c.crashes > 0,
+                )
+                .values(crashes=steps.c.crashes - 1)
+            )
+
+
+def claim_ready(connection: Connection, ready: NextStep, holder: Holder) -> Claim | None:
+    """Claim a step that has just become ready, if its holder serves it and nothing comes first."""
+    name = ready.segment[0]
+    if QUEUES[name] not in holder.queues:
+        return None
+    return _try_claim(connection, ready.experiment_id, name, holder)
+
+
+def _try_claim(
+    connection: Connection, experiment_id: str, name: str, holder: Holder, *, anyhow: bool = False
+) -> Claim | None:
+    row = connection.execute(
+        _claim_statement(len(holder.queues), anyhow=anyhow),
+        {"b_experiment": experiment_id, "b_name": name, **holder.parameters},
+    ).one_or_none()
+    return None if row is None else _claimed(connection, row, holder)
+
+
+@cache
+def _claim_statement(queues: int, *, anyhow: bool) -> Update:
+    served = queue_parameters(queues)
+    return claiming(steps.c.queue.in_(served) if anyhow else ~outranked(served))
+
+
+def _claimed(connection: Connection, row: Row[Any], holder: Holder) -> Claim:
+    record(connection, row, StepState.RUNNING, worker=holder.worker)
+    return claim_of(row, row.spec)
+
+
+def after_missed_claim(rows: Sequence[Any], name: str, *, redelivered: bool) -> GoOn | Leave:
+    """What to do with a message whose step was not there to be claimed.
+
+    Only a redelivered message of a finished step goes on: its former holder may have died
+    between recording the step and sending the next message. Any other is a duplicate.
+    """
+    states = {row.name: row.state for row in rows}
+    if name not in states:
+        return Leave("no such step")
+    if redelivered and states[name] == StepState.DONE:
+        following = next((row.name for row in rows if row.state == StepState.READY), None)
+        if following is not None:
+            return GoOn(StepName(following))
+    return Leave(f"the step is {states[name]}")
+
+
+def _end(
+    connection: Connection,
+    claim: Claim,
+    to: StepState,
+    *,
+    detail: dict[str, Any] | None = None,
+    **values: Any,
+) -> None:
+    if "reason" in values:
+        detail = {**(detail or {}), "reason": values["reason"]}
+    if to is not StepState.READY:
+        values["ended_at"] = True
+    advance(
+        connection,
+        claim.experiment_id,
+        claim.seq,
+        to,
+        epoch=claim.epoch,
+        detail=detail,
+        lease_until=None,
+        message_id=None,
+        **values,
+    )
+
+
+def claim_of(row: Any, spec: str = "") -> Claim:
+    """The claim on a step that was just moved to RUNNING."""
+    return Claim(
+        experiment_id=row.experiment_id,
+        seq=row.seq,
+        name=StepName(row.name),
+        epoch=row.epoch,
+        priority=row.priority,
+        attempt=row.attempt,
+        tries=row.tries,
+        crashes=row.crashes,
+        last=bool(row.last),
+        spec=spec,
+    )
+

@@ -1,0 +1,188 @@
+"""How several processes share the work of control: leases, polls, and the outbox of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from wlm_tasks.state.database import Database
+from wlm_tasks.state.schema import (
+    IS_LIVE,
+    UNPUBLISHED,
+    db_now,
+    events,
+    experiments,
+    jobs,
+    leases,
+    polls,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxEvent:
+    """A change of an experiment's state that has not gone out yet."""
+
+    id: int
+    experiment_id: str | None
+    state: str
+    at: float
+    key: str | None
+    sweep_id: str | None
+    detail: dict[str, Any]
+
+
+class Coordination:
+    """Leases by name, polls by site, events by number."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._insert: Any = sqlite.insert if database.is_sqlite else postgresql.insert
+
+    def acquire(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or prolong a lease; False while another holder's has not run out."""
+        statement = self._insert(leases).values(
+            name=name, holder=holder, expires_at=db_now() + ttl_s
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=[leases.c.name],
+            set_={"holder": holder, "expires_at": db_now() + ttl_s},
+            where=(leases.c.holder == holder) | (leases.c.expires_at < db_now()),
+        ).returning(leases.c.name)
+        with self._database.write() as connection:
+            return connection.execute(statement).one_or_none() is not None
+
+    def release(self, holder: str) -> None:
+        """Give up every lease of a holder, so that another need not wait for its end."""
+        with self._database.write() as connection:
+            connection.execute(leases.delete().where(leases.c.holder == holder))
+
+    def holders(self) -> dict[str, str]:
+        """Who holds which lease now."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(leases.c.name, leases.c.holder).where(leases.c.expires_at > db_now())
+            )
+            return {row.name: row.holder for row in rows}
+
+    def sites_to_poll(self, interval_s: dict[str, float], again_after_s: float) -> list[str]:
+        """Sites with live jobs whose poll is due and not under way."""
+        live = (
+            select(jobs.c.site)
+            .where(IS_LIVE)
+            .distinct()
+            .subquery()
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(
+                    live.c.site,
+                    (db_now() - polls.c.sent_at).label("since_sent"),
+                    (polls.c.done_at >= polls.c.sent_at).label("done"),
+                ).join_from(live, polls, polls.c.site == live.c.site, isouter=True)
+            ).all()
+        return [
+            row.site
+            for row in rows
+            if row.since_sent is None
+            or (
+                row.since_sent >= interval_s.get(row.site, 5.0)
+                and (row.done or row.since_sent >= again_after_s)
+            )
+        ]
+
+    def poll_sent(self, site: str) -> None:
+        """A poll of the site was asked for just now."""
+        statement = self._insert(polls).values(site=site, sent_at=db_now())
+        statement = statement.on_conflict_do_update(
+            index_elements=[polls.c.site], set_={"sent_at": db_now()}
+        )
+        with self._database.write() as connection:
+            connection.execute(statement)
+
+    def poll_done(self, site: str, error: str | None) -> None:
+        """A poll of the site has ended; `error` says why it found nothing out."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(polls).where(polls.c.site == site).values(done_at=db_now(), error=error)
+            )
+
+    def poll_errors(self) -> dict[str, str]:
+        """Sites whose last poll failed, and why."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(polls.c.site, polls.c.error).where(polls.c.error.is_not(None))
+            )
+            return {row.site: row.error for row in rows}
+
+    def unpublished(self, limit: int) -> list[OutboxEvent]:
+        """Events that have to go out, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(events, experiments.c.key, experiments.c.sweep_id)
+                .join_from(
+                    events, experiments, experiments.c.id == events.c.experiment_id, isouter=True
+                )
+                .where(UNPUBLISHED)
+                .order_by(events.c.id)
+                .limit(limit)
+            )
+            return [
+                OutboxEvent(
+                    id=row.id,
+                    experiment_id=row.experiment_id,
+                    state=row.state,
+                    at=row.at,
+                    key=row.key,
+                    sweep_id=row.sweep_id,
+                    detail=json.loads(row.detail) if row.detail else {},
+                )
+                for row in rows
+            ]
+
+    def mark_published(self, ids: Sequence[int]) -> None:
+        """These events are with the broker."""
+        with self._database.write() as connection:
+            connection.execute(update(events).where(events.c.id.in_(ids)).values(published=1))
+
+    def clock(self) -> float:
+        """The database's clock, in seconds since the epoch."""
+        with self._database.read() as connection:
+            return float(connection.execute(select(db_now())).scalar_one())
+
+    def reject_submission(self, key: str | None, reason: str) -> None:
+        """Record a submission by message that was not valid, so that its sender is told."""
+        with self._database.write() as connection:
+            connection.execute(
+                events.insert().values(
+                    at=db_now(),
+                    state="REJECTED",
+                    published=0,
+                    detail=json.dumps({"key": key, "reason": reason}),
+                )
+            )
+
+    def announce(self, experiment_id: str) -> None:
+        """Have the present state of an experiment told again, for whoever asks late."""
+        with self._database.write() as connection:
+            state = select(experiments.c.state).where(experiments.c.id == experiment_id)
+            connection.execute(
+                events.insert().values(
+                    at=db_now(),
+                    experiment_id=experiment_id,
+                    state=state.scalar_subquery(),
+                    published=0,
+                    detail=json.dumps({"again": True}),
+                )
+            )
+
+    def count_unpublished(self) -> int:
+        """How many events wait to go out."""
+        with self._database.read() as connection:
+            return connection.execute(
+                select(func.count()).select_from(events).where(UNPUBLISHED)
+            ).scalar_one()

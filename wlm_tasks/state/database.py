@@ -1,0 +1,189 @@
+"""Opening the database: one engine to write with, one to read with."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from wlm_tasks.errors import ConfigError, ServiceError
+from wlm_tasks.state.swift import Swift
+
+#: Seconds a writer waits for SQLite's single write lock.
+BUSY_TIMEOUT_S = 30
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """Connections to one database.
+
+    Every write is one transaction that takes SQLite's write lock at its start (a reader that
+    later wants to write could otherwise find its snapshot stale and fail). Reads are single
+    statements outside transactions.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = make_url(url)
+            self.is_sqlite = self.url.get_backend_name() == "sqlite"
+            if self.is_sqlite and self.url.database:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except (OSError, SQLAlchemyError) as error:
+            raise ConfigError(f"database_url: {error}") from error
+        self._writer = self._engine(immediate=True)
+        self._reader = self._engine(immediate=False)
+        #: the usual way of a step; on PostgreSQL each of its statements is a transaction
+        self.swift = Swift(self._writer if self.is_sqlite else self._reader, self._unreachable)
+
+    def _engine(self, *, immediate: bool) -> Engine:
+        try:
+            if self.is_sqlite:
+                engine = create_engine(
+                    self.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+                )
+                event.listen(engine, "connect", _prepare_sqlite)
+                if immediate:
+                    event.listen(engine, "begin", _begin_immediate)
+                return engine
+            options: dict[str, Any] = {} if immediate else {"isolation_level": "AUTOCOMMIT"}
+            return create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
+        except (ImportError, SQLAlchemyError) as error:
+            raise ConfigError(
+                f"database_url: cannot use {self.url.render_as_string()}: {error}"
+            ) from error
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction; committed at the end, rolled back on any error."""
+        with self._told(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for single reading statements."""
+        with self._told(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what is wrong with the database, not with the statement, into `ServiceError`."""
+        try:
+            yield
+        except DBAPIError as error:
+            if _is_of_the_database(error):
+                raise self._unreachable(error) from error
+            raise
+
+    def _unreachable(self, error: Exception) -> ServiceError:
+        said = error.orig if isinstance(error, DBAPIError) else error
+        detail = str(said).strip().splitlines() or [type(error).__name__]
+        remedy = "; run: wlm db upgrade" if _lacks_tables(said) else ""
+        return ServiceError(f"database {self.url.render_as_string()}: {detail[0]}{remedy}")
+
+    def upgrade(self) -> None:
+        """Bring the tables to this version's revision; does nothing if they are there.
+
+        Several processes may do it at once. Raises `ServiceError` if it is not possible, and
+        then nothing has changed.
+        """
+        from alembic import command  # noqa: PLC0415 - slow to import, rarely needed
+        from alembic.util import CommandError  # noqa: PLC0415 - the same
+
+        try:
+            with self.write() as connection:
+                if not self.is_sqlite:  # which has one writer anyway
+                    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('wlm db'))"))
+                command.upgrade(self._alembic(connection), "head")
+        except CommandError as error:
+            raise ServiceError(
+                f"database {self.url.render_as_string()}: is of another, perhaps newer version: "
+                f"{error}"
+            ) from error
+        except DBAPIError as error:
+            raise self._unreachable(error) from error
+
+    def revision(self) -> str | None:
+        """The revision the tables are at, None for an empty database."""
+        with self.read() as connection:
+            if not self._writer.dialect.has_table(connection, "alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def head(self) -> str:
+        """The revision this version of the code wants."""
+        from alembic.script import ScriptDirectory  # noqa: PLC0415 - see upgrade
+
+        return str(ScriptDirectory(str(MIGRATIONS)).get_current_head())
+
+    def check(self) -> None:
+        """Raise `ServiceError` unless the database is there and at the right revision."""
+        revision, head = self.revision(), self.head()
+        if revision != head:
+            raise ServiceError(
+                f"database {self.url.render_as_string()}: is at revision {revision or 'none'}, "
+                f"this version needs {head}; run: wlm db upgrade"
+            )
+
+    def _alembic(self, connection: Connection) -> Any:
+        from alembic.config import Config  # noqa: PLC0415 - see upgrade
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        return config
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.swift.close()
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def _is_of_the_database(error: DBAPIError) -> bool:
+    """Whether it is out of reach, broken or without its tables."""
+    return (
+        isinstance(error, OperationalError | InterfaceError)
+        or type(error) is DatabaseError
+        or _lacks_tables(error.orig)
+    )
+
+
+def _lacks_tables(said: Any) -> bool:
+    return getattr(said, "sqlstate", None) == "42P01" or str(said).startswith("no such table")
+
+
+def _prepare_sqlite(dbapi_connection: Any, _record: Any) -> None:
+    dbapi_connection.isolation_level = None  # no BEGIN but ours
+    cursor = dbapi_connection.cursor()
+    _use_wal(cursor)
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    """Set the journal's mode, which stays; SQLite does not wait for others while it does so."""
+    end = time.monotonic() + BUSY_TIMEOUT_S
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

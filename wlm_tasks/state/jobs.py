@@ -1,0 +1,352 @@
+"""The books on jobs: an intent before anything is sent, evidence before anything has ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from wlm_tasks.errors import FencedError
+from wlm_tasks.model.states import FINAL, LIVE_JOBS, ExperimentState, JobRecord, StepState
+from wlm_tasks.model.steps import QUEUES, StepName
+from wlm_tasks.state.advance import NextStep, advance, set_experiment
+from wlm_tasks.state.boundaries import INTENT, ended_boundary, submitted_boundary
+from wlm_tasks.state.claims import Claim, Holder, claim_of, claim_ready
+from wlm_tasks.state.database import Database
+from wlm_tasks.state.reports import JobReport, record_job
+from wlm_tasks.state.schema import IS_LIVE, IS_READY, db_now, experiments, is_open, jobs, steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveJob:
+    """A job that has not ended, as far as we know."""
+
+    token: str
+    experiment_id: str
+    site: str
+    workdir: str
+    native_id: str | None
+    state: JobRecord
+    spec: str  #: the experiment as JSON
+
+
+@dataclass(frozen=True)
+class Held:
+    """The site takes no more jobs for now."""
+
+    reason: str
+
+
+_LIVE_JOBS = (
+    select(
+        jobs.c.token,
+        jobs.c.experiment_id,
+        jobs.c.site,
+        jobs.c.workdir,
+        jobs.c.native_id,
+        jobs.c.state,
+        experiments.c.spec,
+    )
+    .join(experiments, experiments.c.id == jobs.c.experiment_id)
+    .where(IS_LIVE)
+)
+
+
+#: The answer of a boundary that was not passed.
+_ELSEHOW: Final = object()
+
+
+class Jobs:
+    """Everything written about jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def intend(
+        self, claim: Claim, *, site: str, workdir: str, max_running: int | None
+    ) -> str | Held:
+        """Commit the intent to submit and return the job's token, the same one until it ended.
+
+        Raises `FencedError` if the claim is no longer held. If the site runs as many jobs as it
+        may, the step is held instead.
+        """
+        if max_running is None:
+            token = job_token(claim.experiment_id, 1)
+            made = self._database.swift.run(
+                INTENT,
+                {**claim.key, "b_token": token, "b_site": site, "b_workdir": workdir},
+            )
+            if "intent" in made:
+                return token
+        with self._database.write() as connection:
+            _check_claim(connection, claim)
+            number = 1
+            for row in connection.execute(
+                select(jobs).where(jobs.c.experiment_id == claim.experiment_id)
+            ):
+                if row.state in LIVE_JOBS:
+                    return str(row.token)
+                number = max(number, row.number + 1)
+            if max_running is not None and _full(connection, claim, site, max_running):
+                held = f"site {site}: runs as many jobs as it may ({max_running})"
+                _hold(connection, claim, held)
+                return Held(held)
+            token = job_token(claim.experiment_id, number)
+            connection.execute(
+                insert(jobs).values(
+                    token=token,
+                    experiment_id=claim.experiment_id,
+                    number=number,
+                    site=site,
+                    state=JobRecord.INTENT.value,
+                    workdir=workdir,
+                    created_at=db_now(),
+                )
+            )
+            return token
+
+    def submitted(
+        self,
+        claim: Claim,
+        token: str,
+        native_id: str,
+        *,
+        report: JobReport | None = None,
+        carry_on: Holder | None = None,
+    ) -> NextStep | Claim | None:
+        """The site has the job: the submit step is done, the monitor step watches.
+
+        `report` is given by a site that knows at once how the job stands. Returns the step
+        whose chain is to be sent now, or its claim if `carry_on` took it in the same
+        transaction, or None while the job runs.
+        """
+        following = self._submitted(claim, token, native_id, report, carry_on)
+        if following is not _ELSEHOW:
+            return following
+        with self._database.write() as connection:
+            self._done(connection, claim)
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.token == token, jobs.c.state == JobRecord.INTENT.value)
+                .values(state=JobRecord.PENDING.value, native_id=native_id)
+            )
+            advance(
+                connection,
+                claim.experiment_id,
+                claim.seq + 1,
+                StepState.WATCHING,
+                detail={"job": token, "native_id": native_id},
+                started_at=True,
+                ready_at=True,
+            )
+            following = record_job(connection, report) if report is not None else None
+            if following is None or carry_on is None:
+                return following
+            return claim_ready(connection, following, carry_on) or following
+
+    def _submitted(
+        self,
+        claim: Claim,
+        token: str,
+        native_id: str,
+        report: JobReport | None,
+        carry_on: Holder | None,
+    ) -> Any:
+        """The usual ways: the job runs, or it is over already and something follows."""
+        holder = {} if carry_on is None else carry_on.parameters
+        parameters = {
+            **claim.key,
+            **holder,
+            "b_monitor": claim.seq + 1,
+            "b_next": claim.seq + 2,
+            "b_token": token,
+            "b_native_id": native_id,
+            "b_native": json.dumps({"job": token, "native_id": native_id}),
+        }
+        if report is None:
+            made = self._database.swift.run(submitted_boundary(), parameters)
+            return None if made else _ELSEHOW
+        if report.state is not JobRecord.SUCCEEDED:
+            return _ELSEHOW
+        parameters |= {
+            "b_exit_code": report.exit_code,
+            "b_started": report.started_at,
+            "b_ended": report.ended_at,
+            "b_exit": json.dumps({"job": token, "exit_code": report.exit_code}),
+        }
+        queues = None if carry_on is None else len(carry_on.queues)
+        made = self._database.swift.run(ended_boundary(queues=queues), parameters)
+        if "carried" in made:
+            return claim_of(made["carried"])
+        if "readied" not in made:
+            return _ELSEHOW
+        step = made["readied"]
+        return NextStep(claim.experiment_id, (StepName(step.name),), step.priority)
+
+    def _done(self, connection: Connection, claim: Claim) -> None:
+        advance(
+            connection,
+            claim.experiment_id,
+            claim.seq,
+            StepState.DONE,
+            epoch=claim.epoch,
+            lease_until=None,
+            message_id=None,
+            ended_at=True,
+        )
+
+    def rejected(self, claim: Claim, token: str, reason: str) -> None:
+        """The site refused the job for good."""
+        with self._database.write() as connection:
+            advance(
+                connection,
+                claim.experiment_id,
+                claim.seq,
+                StepState.FAILED,
+                epoch=claim.epoch,
+                detail={"reason": reason},
+                reason=reason,
+                lease_until=None,
+                message_id=None,
+                ended_at=True,
+            )
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.token == token)
+                .values(state=JobRecord.REJECTED.value, ended_at=db_now(), reason=reason)
+            )
+
+    def live(self, site: str, tokens: Sequence[str] | None = None) -> list[LiveJob]:
+        """Jobs of a site to ask about: those it has accepted and that have not ended."""
+        statement = _LIVE_JOBS.where(jobs.c.site == site, jobs.c.state != JobRecord.INTENT.value)
+        if tokens is not None:
+            statement = statement.where(jobs.c.token.in_(tokens))
+        return self._live(statement)
+
+    def to_end(self, experiment_id: str) -> list[LiveJob]:
+        """Jobs, intents included, that must go because their experiment is cancelled or over.
+
+        None of an experiment that was retried meanwhile: a cancel's message may come late.
+        """
+        over = [state.value for state in (ExperimentState.CANCELLING, *FINAL)]
+        return self._live(
+            _LIVE_JOBS.where(jobs.c.experiment_id == experiment_id, experiments.c.state.in_(over))
+        )
+
+    def _live(self, statement: Any) -> list[LiveJob]:
+        with self._database.read() as connection:
+            return [
+                LiveJob(
+                    token=row.token,
+                    experiment_id=row.experiment_id,
+                    site=row.site,
+                    workdir=row.workdir,
+                    native_id=row.native_id,
+                    state=JobRecord(row.state),
+                    spec=row.spec,
+                )
+                for row in connection.execute(statement)
+            ]
+
+    def record(self, reports: Sequence[JobReport]) -> list[NextStep]:
+        """Write down what a poll found; returns the steps whose chains are to be sent."""
+        # in one order, so that two polls of a site never wait for each other's rows
+        ordered = sorted(reports, key=lambda report: report.token)
+        with self._database.write() as connection:
+            found = [record_job(connection, report) for report in ordered]
+        return [step for step in found if step is not None]
+
+    def cancelled(self, experiment_id: str, tokens: Sequence[str]) -> bool:
+        """The site confirmed that these jobs are gone; True if the experiment is CANCELLED now."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.token.in_(tokens), IS_LIVE)
+                .values(state=JobRecord.CANCELLED.value, ended_at=db_now(), reason="cancelled")
+            )
+            left = connection.execute(
+                select(func.count())
+                .select_from(jobs)
+                .where(jobs.c.experiment_id == experiment_id, IS_LIVE)
+            ).scalar_one()
+            asked = connection.execute(
+                select(experiments.c.state, experiments.c.reason).where(
+                    experiments.c.id == experiment_id
+                )
+            ).one_or_none()
+            if left or asked is None or asked.state != ExperimentState.CANCELLING:
+                return False
+            return set_experiment(
+                connection, experiment_id, ExperimentState.CANCELLED, reason=asked.reason
+            )
+
+
+def _check_claim(connection: Connection, claim: Claim) -> None:
+    held = connection.execute(
+        select(steps.c.epoch)
+        .where(
+            steps.c.experiment_id == claim.experiment_id,
+            steps.c.seq == claim.seq,
+            steps.c.epoch == claim.epoch,
+            steps.c.state == StepState.RUNNING.value,
+        )
+        .with_for_update()
+    ).one_or_none()
+    if held is None:
+        raise FencedError(f"{claim.experiment_id}: the claim on step {claim.seq} is lost")
+
+
+def _full(connection: Connection, claim: Claim, site: str, max_running: int) -> bool:
+    """Whether every slot of the site is taken, or kept for a more urgent submit that waits."""
+    if connection.dialect.name == "postgresql":
+        # Two submitters count one after the other (SQLite has one writer anyway).
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"wlm site {site}"))))
+    taken = count_live(connection, site)
+    return taken >= max_running or taken + _before(connection, claim, site) >= max_running
+
+
+def _before(connection: Connection, claim: Claim, site: str) -> int:
+    """Submit steps of the site that are more urgent and have no job yet."""
+    waiting = (
+        select(func.count())
+        .select_from(steps)
+        .join(experiments, experiments.c.id == steps.c.experiment_id)
+        .where(
+            steps.c.queue == QUEUES[StepName.SUBMIT],
+            steps.c.priority > claim.priority,
+            experiments.c.site == site,
+        )
+    )
+    ready = connection.execute(waiting.where(IS_READY)).scalar_one()
+    return ready + connection.execute(waiting.where(is_open("HELD"))).scalar_one()
+
+
+def count_live(connection: Connection, site: str) -> int:
+    """How many jobs a site has that are not known to have ended."""
+    return connection.execute(
+        select(func.count()).select_from(jobs).where(jobs.c.site == site, IS_LIVE)
+    ).scalar_one()
+
+
+def _hold(connection: Connection, claim: Claim, reason: str) -> None:
+    advance(
+        connection,
+        claim.experiment_id,
+        claim.seq,
+        StepState.HELD,
+        epoch=claim.epoch,
+        attempt_add=-1,
+        detail={"reason": reason},
+        reason=reason,
+        lease_until=None,
+        message_id=None,
+        sent_at=None,
+    )
+
+
+def job_token(experiment_id: str, number: int) -> str:
+    """The name of an experiment's job of this number, on every site and in every listing."""
+    return f"wlm-{experiment_id.partition('-')[2]}-{number}"

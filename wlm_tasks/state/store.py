@@ -1,0 +1,28 @@
+"""The store: one database and everything that is done with it."""
+
+from __future__ import annotations
+
+from wlm_tasks.state.claims import Claims
+from wlm_tasks.state.coordination import Coordination
+from wlm_tasks.state.database import Database
+from wlm_tasks.state.intake import Intake
+from wlm_tasks.state.jobs import Jobs
+from wlm_tasks.state.upkeep import Upkeep
+from wlm_tasks.state.views import Views
+
+
+class Store:
+    """The rows, by who needs what of them. Safe to share between threads, not over a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.intake = Intake(self.database)  #: experiments in; cancel, retry
+        self.claims = Claims(self.database)  #: what the holder of a step writes
+        self.jobs = Jobs(self.database)  #: the books on jobs
+        self.upkeep = Upkeep(self.database)  #: what control asks
+        self.coordination = Coordination(self.database)  #: leases, polls, outbox
+        self.views = Views(self.database)  #: reading
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.close()

@@ -1,0 +1,254 @@
+"""The transactions a step passes, each as cheap as its database allows.
+
+A step is claimed and recorded by a few guarded updates with an event each, always the same ones
+and many times a second. Such a `Boundary` is made of SQLAlchemy's statements, which are compiled
+once and then go straight to the driver: on SQLite one after the other in one transaction, on
+PostgreSQL as a single statement (one round trip, and a transaction of its own).
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    CTE,
+    Engine,
+    Select,
+    bindparam,
+    exists,
+    insert,
+    literal,
+    null,
+    select,
+    true,
+    union_all,
+)
+
+from wlm_tasks.state.schema import db_now, events
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import PoolProxiedConnection
+
+    from wlm_tasks.errors import ServiceError
+
+#: Connections kept at hand between transactions; more are given back to the pool.
+_KEPT: Final = 4
+_EVENT_COLUMNS: Final = (
+    "experiment_id", "seq", "state", "at", "epoch", "worker", "detail", "published",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What the log says of a move; `worker` and `detail` name parameters."""
+
+    state: str
+    of_step: bool = True  #: otherwise of the experiment, and to be published
+    worker: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Move:
+    """One guarded update of one row, made only `after` another of the boundary was made."""
+
+    name: str
+    #: the statement under these conditions and its own; the first column it returns is never NULL
+    make: Callable[..., Any]
+    after: str | None = None
+    unless: str | None = None  #: not made if that one was made
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """Moves that are made together or, if the first finds its row changed, not at all.
+
+    They touch different rows, and the rows are locked in the order of the moves.
+    """
+
+    moves: tuple[Move, ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)  #: of parameters
+
+
+class Swift:
+    """Runs boundaries on an engine's connections."""
+
+    def __init__(self, engine: Engine, unreachable: Callable[[Any], ServiceError]) -> None:
+        self._engine = engine
+        self._unreachable = unreachable
+        dbapi: Any = engine.dialect.loaded_dbapi
+        self._passing = (dbapi.OperationalError, dbapi.InterfaceError)
+        self._script = _Sequence if engine.dialect.name == "sqlite" else _Single
+        self._scripts: dict[Boundary, _Sequence | _Single] = {}
+        self._idle: list[PoolProxiedConnection] = []
+
+    def run(self, boundary: Boundary, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The rows returned, by the names of the moves that were made; empty if none was.
+
+        Raises `ServiceError` if the database is out of reach.
+        """
+        script = self._scripts.get(boundary)
+        if script is None:
+            script = self._scripts[boundary] = self._script(boundary, self._engine.dialect)
+        connection = None
+        try:
+            connection = self._idle.pop() if self._idle else self._engine.raw_connection()
+            rows = script.run(connection.dbapi_connection, {**boundary.defaults, **parameters})
+        except BaseException as error:
+            self._drop(connection)
+            if isinstance(error, self._passing):
+                raise self._unreachable(error) from error
+            raise
+        if len(self._idle) < _KEPT:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return rows
+
+    def _drop(self, connection: PoolProxiedConnection | None) -> None:
+        """Throw away a connection that may be broken, and those that may have broken with it."""
+        if connection is not None:
+            connection.invalidate()
+        while self._idle:
+            self._idle.pop().invalidate()
+
+    def close(self) -> None:
+        """Give back the connections at hand."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Compiled:
+    """A statement as the driver wants it."""
+
+    def __init__(self, statement: Any, dialect: Any) -> None:
+        compiled = statement.compile(dialect=dialect)
+        self.sql = str(compiled)
+        self._constants = {
+            name: value
+            for name, value in compiled.params.items()
+            if not compiled.binds[name].required
+        }
+        self._places: list[str] | None = compiled.positiontup
+        self.columns = [column.key for column in getattr(statement, "exported_columns", ())]
+
+    def arguments(self, given: Mapping[str, Any]) -> Any:
+        """By place for SQLite, by name for PostgreSQL."""
+        values = {**self._constants, **given}
+        return values if self._places is None else [values[name] for name in self._places]
+
+
+def _row(name: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
+    return namedtuple(name, columns)._make  # type: ignore[misc,no-any-return]
+
+
+class _Sequence:
+    """For SQLite: one statement after the other under its write lock."""
+
+    def __init__(self, boundary: Boundary, dialect: Any) -> None:
+        self._moves = [
+            (move, compiled := _Compiled(move.make(), dialect), _row(move.name, compiled.columns))
+            for move in boundary.moves
+        ]
+        columns = {name: bindparam(f"b_{name}") for name in _EVENT_COLUMNS}
+        self._log = _Compiled(insert(events).values({**columns, "at": db_now()}), dialect)
+
+    def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            rows: dict[str, Any] = {}
+            logged: list[Any] = []
+            for move, compiled, row in self._moves:
+                if (move.after and move.after not in rows) or move.unless in rows:
+                    continue
+                found = raw.execute(compiled.sql, compiled.arguments(parameters)).fetchall()
+                if not found:
+                    continue
+                made = rows[move.name] = row(found[0])
+                logged += [_event(event, made, parameters) for event in move.events]
+            raw.executemany(self._log.sql, [self._log.arguments(event) for event in logged])
+        except BaseException:
+            raw.rollback()
+            raise
+        raw.commit()
+        return rows
+
+
+def _event(event: Event, made: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "b_experiment_id": made.experiment_id,
+        "b_seq": made.seq if event.of_step else None,
+        "b_state": event.state,
+        "b_epoch": made.epoch if event.of_step else None,
+        "b_worker": parameters[event.worker] if event.worker else None,
+        "b_detail": parameters[event.detail] if event.detail else None,
+        "b_published": int(event.of_step),
+    }
+
+
+class _Single:
+    """For PostgreSQL: one statement whose updates are common table expressions."""
+
+    def __init__(self, boundary: Boundary, dialect: Any) -> None:
+        made: dict[str, CTE] = {}
+        for move in boundary.moves:
+            made[move.name] = _only(move, made).cte(move.name)
+        told = [
+            _select_event(event, made[move.name])
+            for move in boundary.moves
+            for event in move.events
+        ]
+        tables = list(made.values())
+        joined: Any = tables[0]
+        for table in tables[1:]:
+            joined = joined.outerjoin(table, true())
+        columns = [column.label(f"{t.name}_{column.key}") for t in tables for column in t.c]
+        statement = select(*columns).select_from(joined)
+        if told:
+            logged = insert(events).from_select(_EVENT_COLUMNS, union_all(*told))
+            statement = statement.add_cte(logged.cte("logged"))
+        self._compiled = _Compiled(statement, dialect)
+        self._slices: list[tuple[str, slice, Callable[[Sequence[Any]], Any]]] = []
+        start = 0
+        for name, table in made.items():
+            keys = [column.key for column in table.c]
+            self._slices.append((name, slice(start, start + len(keys)), _row(name, keys)))
+            start += len(keys)
+
+    def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        arguments = self._compiled.arguments(parameters)
+        found = raw.execute(self._compiled.sql, arguments).fetchone()
+        if found is None:
+            return {}
+        return {
+            name: row(found[part])
+            for name, part, row in self._slices
+            if found[part.start] is not None
+        }
+
+
+def _only(move: Move, made: Mapping[str, CTE]) -> Any:
+    """The move's statement, made to look whether the others it depends on were made."""
+    conditions = []
+    if move.after:
+        conditions.append(exists(select(literal(1)).select_from(made[move.after])))
+    if move.unless:
+        conditions.append(~exists(select(literal(1)).select_from(made[move.unless])))
+    return move.make(*conditions)
+
+
+def _select_event(event: Event, made: CTE) -> Select[Any]:
+    return select(
+        made.c.experiment_id,
+        made.c.seq if event.of_step else null(),
+        literal(event.state),
+        db_now(),
+        made.c.epoch if event.of_step else null(),
+        bindparam(event.worker) if event.worker else null(),
+        bindparam(event.detail) if event.detail else null(),
+        literal(int(event.of_step)),
+    )

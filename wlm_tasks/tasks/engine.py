@@ -1,0 +1,213 @@
+"""The step engine: claim, do, record; carry on or hand on.
+
+A message is a hint that a step is ready. The engine claims the step (or what ought to come
+first), does its work through `perform`, and records the outcome. What it holds is a claim with an
+epoch; whoever holds a newer one makes its writes fail, and it leaves without harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from wlm_tasks.errors import (
+    FencedError,
+    InputError,
+    PermanentError,
+    ServiceError,
+    TransientError,
+    WlmError,
+)
+from wlm_tasks.model.experiment import Experiment
+from wlm_tasks.model.steps import StepName
+from wlm_tasks.runtime import Runtime
+from wlm_tasks.scheduler.plan import plan
+from wlm_tasks.state.advance import NextStep
+from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
+from wlm_tasks.state.upkeep import crash_reason
+from wlm_tasks.tasks.heartbeat import Heartbeat
+from wlm_tasks.tasks.perform import PERFORM, Done, Outcome, Sliced, Work
+from wlm_tasks.tasks.shown import Shown
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class HandOn:
+    """What the task is to do with its chain when the engine is done."""
+
+    following: NextStep | None  #: to be sent next; None cuts the chain
+    own: bool  #: whether that belongs to the message's own experiment
+    poisoned: bool = False  #: the message belongs into the dead-letter queue
+
+
+@dataclass(frozen=True)
+class Left:
+    """There was nothing to do."""
+
+    reason: str
+
+
+class Engine:
+    """Works on steps for one process."""
+
+    def __init__(self, runtime: Runtime, shown: Shown) -> None:
+        self.runtime = runtime
+        self._settings = runtime.settings.steps
+        self._claims = runtime.store.claims
+        self._shown = shown
+        self._heartbeat = Heartbeat(
+            self._claims, every_s=self._settings.heartbeat_s, lease_s=self._settings.lease_s
+        )
+
+    def work(self, experiment_id: str, name: StepName, holder: Holder) -> HandOn | GoOn | Left:
+        """Do what a message hints at: one claim and, with carry-on, those that follow.
+
+        Raises `ServiceError` if the database stays out of reach; the message is then to be
+        given back.
+        """
+        got = patiently(
+            lambda: self._claims.claim(experiment_id, name, holder), self._settings.lease_s
+        )
+        if isinstance(got, Leave):
+            return Left(got.reason)
+        if isinstance(got, GoOn):
+            return got
+        expected = got.experiment_id == experiment_id and got.name == name
+        return self._work_on(got, holder, expected=expected, own=experiment_id)
+
+    def _work_on(self, claim: Claim, holder: Holder, *, expected: bool, own: str) -> HandOn:
+        is_own = claim.experiment_id == own
+        deadline = time.monotonic() + self._settings.slice_s
+        if claim.crashes >= self._settings.poison_after:
+            self._give_up(claim, crash_reason(claim.crashes))
+            return HandOn(None, is_own, poisoned=is_own)
+        try:
+            spec = claim.spec or self.runtime.store.views.spec(claim.experiment_id)
+            experiment = Experiment.from_stored(spec)
+        except InputError as error:
+            self._give_up(claim, f"stored by another version: {error.message}")
+            return HandOn(None, is_own)
+        progress = self._progress(claim) if claim.attempt > 1 else {}
+        while True:
+            in_time = time.monotonic() < deadline
+            work = Work(
+                runtime=self.runtime,
+                experiment=experiment,
+                claim=claim,
+                deadline=time.monotonic() + self._settings.slice_s,
+                progress=progress,
+                carry_on=holder if self._settings.carry_on and in_time else None,
+            )
+            with self._shown.as_task(claim, holder, carried=not expected):
+                following = self._step(work)
+            if not isinstance(following, Claim):
+                return HandOn(following, is_own)
+            claim, expected, progress = following, False, {}
+
+    def _give_up(self, claim: Claim, reason: str) -> None:
+        """Fail a step without touching it."""
+        try:
+            self._claims.fail(claim, reason)
+        except FencedError:
+            self._fenced(claim)
+
+    def _progress(self, claim: Claim) -> dict[str, int]:
+        """Where an earlier slice of the step stopped."""
+        steps = self.runtime.store.views.steps(claim.experiment_id)
+        return next((step.progress or {} for step in steps if step.seq == claim.seq), {})
+
+    def _step(self, work: Work) -> NextStep | Claim | None:
+        """One step from claim to record; what comes next, if it does now."""
+        claim = work.claim
+        try:
+            with self._heartbeat.holding(claim):
+                outcome = self._perform(work)
+            return patiently(lambda: self._record(work, outcome), self._settings.lease_s)
+        except FencedError:
+            self._fenced(claim)
+            return None
+
+    def _perform(self, work: Work) -> Outcome | WlmError:
+        """Do the work; a fault comes back as the error it is."""
+        claim = work.claim
+        try:
+            return PERFORM[claim.name](work)
+        except (FencedError, ServiceError):
+            raise
+        except WlmError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a fault of ours must end in the rows, not in a lost message
+            _log.exception("%s: step %s broke", claim.experiment_id, claim.name)
+            return PermanentError(f"unexpected {type(error).__name__}: {error}")
+
+    def _record(self, work: Work, outcome: Outcome | WlmError) -> NextStep | Claim | None:
+        claim = work.claim
+        if isinstance(outcome, Done):
+            carried = self._claims.finish(claim, carry_on=work.carry_on)
+            return carried or self._after(work)
+        if isinstance(outcome, Sliced):
+            self._claims.give_back(claim, outcome.progress)
+            return self._from(work, claim.name)
+        if isinstance(outcome, WlmError):
+            self._fault(work, outcome)
+            return None
+        return outcome.following
+
+    def _fault(self, work: Work, error: WlmError) -> None:
+        claim, retry = work.claim, work.experiment.retry
+        _log.warning("%s: step %s: %s", claim.experiment_id, claim.name, error.message)
+        if not isinstance(error, TransientError):
+            self._claims.fail(claim, error.message)
+        elif claim.tries + 1 >= retry.tries:
+            self._claims.pause(claim, f"gave up after {claim.tries + 1} tries: {error.message}")
+        else:
+            due_s = min(retry.backoff_s * 2**claim.tries, retry.max_backoff_s)
+            self._claims.back_off(claim, error.message, due_s)
+
+    def _after(self, work: Work) -> NextStep | None:
+        names = _segment(work)
+        rest = names[names.index(work.claim.name) + 1 :]
+        return self._from(work, rest[0]) if rest else None
+
+    def _from(self, work: Work, name: StepName) -> NextStep:
+        names = _segment(work)
+        return NextStep(work.claim.experiment_id, names[names.index(name) :], work.claim.priority)
+
+    def _fenced(self, claim: Claim) -> None:
+        _log.warning("%s: step %s was taken over", claim.experiment_id, claim.name)
+        try:
+            self._claims.not_crashed(claim)
+        except ServiceError as error:
+            _log.warning("%s: %s", claim.experiment_id, error)
+
+    def close(self) -> None:
+        """End the heartbeat."""
+        self._heartbeat.stop()
+
+
+def _segment(work: Work) -> tuple[StepName, ...]:
+    return next(part for part in plan(work.experiment).segments if work.claim.name in part)
+
+
+def patiently(action: Callable[[], _T], patience_s: float) -> _T:
+    """Do it; while the database is out of reach try again, for `patience_s` seconds at most."""
+    end = time.monotonic() + patience_s
+    pause_s = 0.2
+    while True:
+        try:
+            return action()
+        except ServiceError:
+            if time.monotonic() + pause_s > end:
+                raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+
+
+def without_redelivery(holder: Holder) -> Holder:
+    """The same holder once it has taken over what its redelivered message had claimed."""
+    return replace(holder, redelivered=False)
