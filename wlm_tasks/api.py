@@ -34,8 +34,7 @@ class Client:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._app: WlmCelery = make_app(settings)
-        if self._app.settings.embedded:
-            self.store.database.upgrade()
+        self._has_tables = not self._app.settings.embedded
 
     @property
     def settings(self) -> Settings:
@@ -54,8 +53,8 @@ class Client:
 
     @property
     def store(self) -> Store:
-        """The rows."""
-        return self._app.runtime.store
+        """The rows; the tables of an embedded system are made when they are first needed."""
+        return self._prepared().store
 
     def schedule(
         self,
@@ -77,7 +76,7 @@ class Client:
             experiment=experiment, params=params, key=key, base=base, bound=bound
         )
         direct = not self.settings.embedded
-        experiment_id, new, planned = store_one(self.runtime, submission, sent=direct)
+        experiment_id, new, planned = store_one(self._prepared(), submission, sent=direct)
         if new and direct:
             self._send(NextStep(experiment_id, planned.segments[0], planned.experiment.priority))
         self.wake()
@@ -108,7 +107,7 @@ class Client:
             key=key,
             base=base,
         )
-        sweep_id, _new = store_sweep(self.runtime, submission)
+        sweep_id, _new = store_sweep(self._prepared(), submission)
         self.wake()
         return SweepHandle(self, sweep_id)
 
@@ -129,6 +128,15 @@ class Client:
     def wake(self) -> None:
         """Tell control processes on this host that there is something to do."""
         ring(self.runtime.bells)
+
+    def _prepared(self) -> Runtime:
+        """The runtime, once its tables are there."""
+        if not self._has_tables:
+            database = self.runtime.store.database
+            if database.revision() is None:
+                database.upgrade()
+            self._has_tables = True
+        return self.runtime
 
     def _send(self, step: NextStep) -> None:
         try:

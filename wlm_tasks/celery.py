@@ -31,14 +31,20 @@ class CheckingLoader(AppLoader):
 
     def config_from_object(self, obj: Any, silent: bool = False) -> None:
         """Load the module; raises `ConfigError` for a foreign or misspelt one."""
-        super().config_from_object(obj, silent)
+        try:
+            super().config_from_object(obj, silent)
+        except ImportError as error:
+            raise ConfigError(
+                f"WLM_CELERYCONFIG: got {str(obj)!r}, expected a module with Celery's settings: "
+                f"{error}"
+            ) from error
         check_celeryconfig(str(obj), self.conf)
 
 
 def check_celeryconfig(source: str, conf: Any) -> None:
     """Raise `ConfigError` unless the module declares our queues and only known settings."""
     settings = {name: value for name, value in dict(conf).items() if not name.startswith("_")}
-    queues = {getattr(queue, "name", None) for queue in settings.get("task_queues", ())}
+    queues = {getattr(queue, "name", None) for queue in settings.get("task_queues") or ()}
     missing = sorted(set(ALL_QUEUES) - queues)
     if missing:
         raise ConfigError(
@@ -48,7 +54,7 @@ def check_celeryconfig(source: str, conf: Any) -> None:
     unknown = sorted(
         name
         for name, value in settings.items()
-        if name.islower() and name not in SETTING_KEYS and not _is_machinery(value)
+        if name not in SETTING_KEYS and not _is_machinery(value)
     )
     if unknown:
         raise ConfigError(f"{source}: {unknown[0]}: not a setting Celery knows")

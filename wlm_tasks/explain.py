@@ -30,6 +30,13 @@ def current_step(steps: Sequence[StepView]) -> StepView | None:
 
 def why(situation: Situation) -> str:
     """One line: what the experiment waits for, or how it ended."""
+    text = _text(situation)
+    if not situation.controls and not situation.experiment.final:
+        text += "; no control process is alive (start `wlm control`, or `wlm up` without a broker)"
+    return " ".join(text.split())  # a reason may be in a site's own words, on several lines
+
+
+def _text(situation: Situation) -> str:
     experiment = situation.experiment
     if experiment.state is ExperimentState.DONE:
         return "done"
@@ -40,10 +47,7 @@ def why(situation: Situation) -> str:
     step = current_step(situation.steps)
     if step is None:
         return str(experiment.state).lower()
-    text = f"{step.name}: {_EXPLAIN[step.state](situation, step)}"
-    if not situation.controls and not experiment.final:
-        text += "; no control process is alive (start `wlm control`, or `wlm up` without a broker)"
-    return text
+    return f"{step.name}: {_EXPLAIN[step.state](situation, step)}"
 
 
 def _ready(situation: Situation, step: StepView) -> str:
@@ -58,7 +62,7 @@ def _running(situation: Situation, step: StepView) -> str:
     if step.progress and step.progress.get("total"):
         done, total = step.progress.get("bytes", 0), step.progress["total"]
         progress = f", file {step.progress.get('file', 0) + 1}, {100 * done // total} %"
-    return f"runs on {step.worker}, attempt {step.attempts}{progress}" + _ago(
+    return f"runs on {step.worker or 'a worker'}, attempt {step.attempts}{progress}" + _ago(
         situation.now, step.started_at
     )
 
@@ -76,11 +80,12 @@ def _watching(situation: Situation, step: StepView) -> str:
 
 def _backoff(situation: Situation, step: StepView) -> str:
     wait_s = max(0.0, (step.due_at or situation.now) - situation.now)
-    return f"tried {step.tries} times, again in {wait_s:.0f} s: {step.reason}"
+    tried = "once" if step.tries == 1 else f"{step.tries} times"
+    return f"tried {tried}, again in {wait_s:.0f} s: {_reason(situation, step)}"
 
 
 def _paused(_situation: Situation, step: StepView) -> str:
-    return f"paused: {step.reason}; resume with `wlm retry`"
+    return f"paused: {_reason(_situation, step)}; go on with `wlm resume`"
 
 
 def _reason(_situation: Situation, step: StepView) -> str:

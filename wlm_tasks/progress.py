@@ -37,7 +37,7 @@ class Progress:
         from rich.console import Console  # noqa: PLC0415 - only who shows a bar pays for rich
 
         console = Console(stderr=True)
-        if not (console.is_terminal or console.is_jupyter):
+        if console.is_dumb_terminal or not (console.is_terminal or console.is_jupyter):
             return
         self._bar = _bar(console, several=self._total > 1, transient=self._transient)
         self._bar.start()

@@ -145,7 +145,7 @@ def test_a_failure_is_told_with_its_reason(orchestrator: MockOrchestrator) -> No
                 "inputs": [{"src": "a", "dest": "a"}],
             },
             {},
-            "inputs.0.src",
+            "inputs[0].src",
         ),
         ({"name": "x", "site": "local", "commands": ["{T}"]}, {"sweep": {"T": []}}, "T"),
         (
@@ -183,7 +183,7 @@ def test_a_sweep_by_message(fleet: Fleet, orchestrator: MockOrchestrator) -> Non
         done = {
             body["experiment"]
             for _, body in orchestrator.events
-            if body["sweep"] and body["state"] == "DONE"
+            if body["sweep"] and body["key"] == "sweep-1" and body["state"] == "DONE"
         }
         if len(done) < 3:
             orchestrator.drain()

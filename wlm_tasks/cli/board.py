@@ -56,7 +56,8 @@ def follow(
     `tick` is called between two looks. Raises `TimeoutError` after `timeout_s` seconds.
     """
     out = output.console()
-    shown = _Redrawn(out, draw) if out.is_terminal else _Lines()
+    redraws = out.is_terminal and not out.is_dumb_terminal
+    shown = _Redrawn(out, draw) if redraws else _Lines()
     end = None if timeout_s is None else time.monotonic() + timeout_s
     with shown:
         while True:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from wlm_tasks.cli import output
-from wlm_tasks.cli.lock import UpLock
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.cli.looking import Look, Watched
 from wlm_tasks.config import Settings
 from wlm_tasks.progress import Progress, summary
@@ -32,6 +32,11 @@ class Carrier:
         self._embedded: Embedded | None = None
         self._check_at = 0.0
 
+    @property
+    def working(self) -> bool:
+        """Whether this process does the work."""
+        return self._embedded is not None
+
     def tick(self) -> None:
         """Take the work over if nobody has it."""
         if not self._settings.embedded or self._embedded or time.monotonic() < self._check_at:
@@ -45,7 +50,7 @@ class Carrier:
         from wlm_tasks.control.embedded import Embedded  # noqa: PLC0415
 
         logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
-        self._embedded = Embedded(self._settings)
+        self._embedded = Embedded(self._settings, lock=self._lock)
         self._embedded.start()
 
     def __enter__(self) -> Self:

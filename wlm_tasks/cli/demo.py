@@ -23,7 +23,7 @@ import wlm_tasks
 from wlm_tasks.api import Client
 from wlm_tasks.cli import output
 from wlm_tasks.cli.board import follow
-from wlm_tasks.cli.lock import UpLock
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.cli.looking import Look, Watched
 from wlm_tasks.cli.problems import INTERRUPTED, NOT_SO
 from wlm_tasks.config import Settings
@@ -69,13 +69,7 @@ def demo(out: Path, keep: bool) -> None:
     for name in _FILES:
         shutil.copy(_example() / name, directory / name)
     settings = Settings(data_dir=directory / "data")
-    lock = UpLock(settings.data_dir)
-    lock.take()
-    try:
-        sweep = _run(settings, directory)
-    finally:
-        lock.release()
-    _finish(sweep, directory)
+    _finish(_run(settings, directory), directory)
 
 
 def _example() -> Path:
@@ -125,7 +119,7 @@ def _run(settings: Settings, directory: Path) -> SweepHandle:
         try:
             follow(Watched.of(client.store, [sweep.id], rows=len(TEMPERATURES)), draw=_table)
         except KeyboardInterrupt:
-            output.say(f"Stopped. Go on with: {_with_data(directory)} wlm up")
+            output.say(f"Stopped. Go on with: {_with_data(directory)} {_program()} up")
             raise click.exceptions.Exit(INTERRUPTED) from None
     return sweep
 
@@ -150,7 +144,7 @@ def _finish(sweep: SweepHandle, directory: Path) -> None:
     for one in bad:
         click.echo(f"{one.id}: {output.clean(one.why())}", err=True)
     if bad:
-        output.say(f"Look at it with: {_with_data(directory)} wlm logs {bad[0].id}")
+        output.say(f"Look at it with: {_with_data(directory)} {_program()} logs {bad[0].id}")
         raise click.exceptions.Exit(NOT_SO)
     drawn = subprocess.run(
         [sys.executable, "plot.py", "results", _PICTURE],
@@ -176,16 +170,25 @@ def _places(directory: Path) -> Table:
 
 
 def _next(sweep: SweepHandle, directory: Path) -> list[Text]:
+    wlm = _program()
     return [
         Text("Try next:", style="bold"),
         Text(f"  export {_with_data(directory)}"),
-        Text(f"  wlm show {sweep.id}"),
-        Text(f"  wlm logs {sweep.members[0].id}"),
+        Text(f"  {wlm} show {sweep.id}"),
+        Text(f"  {wlm} logs {sweep.members[0].id}"),
         Text(
-            f"  wlm run {shlex.quote(str(Path(os.path.relpath(directory)) / 'ising.toml'))}"
+            f"  {wlm} run {shlex.quote(str(Path(os.path.relpath(directory)) / 'ising.toml'))}"
             f" --wait --param T=2.27 --param python={shlex.quote(sys.executable)}"
         ),
     ]
+
+
+def _program() -> str:
+    """Return how to call this program from here: its name, or its path if that is not enough."""
+    if shutil.which("wlm"):
+        return "wlm"
+    whole = os.path.realpath(sys.argv[0])
+    return shlex.quote(min(os.path.relpath(whole), whole, key=len))
 
 
 def _with_data(directory: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wlm_tasks.cli import output
-from wlm_tasks.cli.lock import UpLock
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.cli.session import Session
 
 

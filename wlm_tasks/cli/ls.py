@@ -24,7 +24,14 @@ _WIDE, _WIDER = 100, 120
 _GROUPS: Final = {"ACTIVE": ACTIVE, "ENDED": tuple(FINAL)}
 
 
-@click.command()
+_EXAMPLES: Final = """\b
+Examples:
+  wlm ls --state active
+  wlm ls --state failed --project melts -o ids | wlm retry -
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.option(
     "-s", "--state", multiple=True, help="In this state, or `active`, or `ended`; repeatable."
 )
@@ -51,12 +58,7 @@ def ls(
     form: str,
     **fields: str | None,
 ) -> None:
-    r"""List experiments, the newest first.
-
-    \b
-      wlm ls --state active
-      wlm ls --state failed --project melts -o ids | wlm retry -
-    """
+    """List experiments, the newest first."""
     if everything and limit is not None:
         raise click.UsageError("--all and -n: expected one of them")
     wanted = None if everything else limit or _DEFAULT

@@ -84,7 +84,15 @@ class Wanted:
         )
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  wlm run melt.toml --wait
+  wlm run melt.toml --param T=300 --priority urgent --key melt-300
+  wlm run melt.toml --sweep T=300,350,400 --sweep p=1,2 --max-active 4
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "-p", "--param", multiple=True, metavar="NAME=VALUE", help="Value of a parameter; repeatable."
@@ -115,12 +123,7 @@ def run(
     form: str,
     **given: Any,
 ) -> None:
-    r"""Hand in the experiment in FILE (TOML, YAML or JSON).
-
-    \b
-      wlm run melt.toml --wait
-      wlm run melt.toml --param T=300 --priority urgent --key melt-300
-      wlm run melt.toml --sweep T=300,350,400 --sweep p=1,2 --max-active 4
+    """Hand in the experiment in FILE (TOML, YAML or JSON).
 
     Values of parameters: true and false, whole and decimal numbers are what they say, all else
     is text; "300" in double quotes is text, too. Without a broker and without `wlm up`, --wait
@@ -199,8 +202,9 @@ def _wait_for(
     if not session.settings.embedded:
         hint_if_nobody_works(session)
     watched = Watched.of(session.store, [handle.id])
+    carrier = Carrier(session.settings)
     try:
-        with Carrier(session.settings) as carrier:
+        with carrier:
             look = wait(
                 watched,
                 title=name,
@@ -210,7 +214,8 @@ def _wait_for(
             )
             show_end(session, handle, form)
     except KeyboardInterrupt:
-        output.say(f"Not waiting any longer; it goes on. To stop it: wlm cancel {handle.id}")
+        later = "its job goes on, the rest once `wlm up` runs" if carrier.working else "it goes on"
+        output.say(f"Not waiting any longer; {later}. To stop it: wlm cancel {handle.id}")
         raise click.exceptions.Exit(INTERRUPTED) from None
     if set(look.states) != {ExperimentState.DONE}:
         raise click.exceptions.Exit(NOT_SO)

@@ -13,7 +13,6 @@ import click
 
 from wlm_tasks.celery import app
 from wlm_tasks.cli import output
-from wlm_tasks.cli.lock import UpLock
 from wlm_tasks.cli.looking import labels
 from wlm_tasks.cli.session import Session, pass_session
 from wlm_tasks.config import Settings
@@ -49,21 +48,12 @@ def up(session: Session, concurrency: int | None, log_level: str | None) -> None
     """
     settings = session.settings
     _refuse_broker(settings)
-    lock = UpLock(settings.data_dir)
-    if not lock.take():
-        raise ConfigError(
-            f"wlm up: process {lock.holder() or '?'} does the work of {settings.data_dir} already;"
-            " stop it, or set another data_dir"
-        )
     _log_to_stderr(log_level or "warning")
     stop = _stop_on_signals()
-    try:
-        with running(settings, concurrency):
-            _banner(settings, concurrency or slots())
-            _tell_news(session.store, stop)
-            output.say("Stopping: steps in hand are finished, jobs go on.")
-    finally:
-        lock.release()
+    with running(settings, concurrency):
+        _banner(settings, concurrency or slots())
+        _tell_news(session.store, stop)
+        output.say("Stopping: steps in hand are finished, jobs go on.")
 
 
 def _refuse_broker(settings: Settings) -> None:

@@ -58,11 +58,11 @@ class ControlSettings:
     #: between looks at the rows
     tick_s: float = field(default=1.0, metadata=_SECONDS)
     #: between sweeps
-    sweep_s: float = field(default=5.0, metadata=_SECONDS)
+    sweep_s: float = field(default=2.0, metadata=_SECONDS)
     #: how long a duty is held
     lease_s: float = field(default=15.0, metadata=_SECONDS)
-    #: for a stop
-    grace_s: float = field(default=10.0, metadata=_SECONDS_FROM_0)
+    #: how long ago a message must have been sent before the sweeper may find it missing
+    grace_s: float = field(default=5.0, metadata=_SECONDS_FROM_0)
 
     def __post_init__(self) -> None:
         """Check each field and that a duty outlives two ticks."""
@@ -103,7 +103,7 @@ class AlertSettings:
 class PlacementSettings:
     """How work finds its worker."""
 
-    mode: str = field(default="pull", metadata=rule(own.one_of("pull", "push")))
+    mode: str = field(default="pull", metadata=rule(own.one_of("pull")))
 
     def __post_init__(self) -> None:
         """Check each field."""

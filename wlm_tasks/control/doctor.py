@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -189,45 +189,43 @@ def judge_slice(slice_s: float) -> Finding:
 
 
 def _queues(app: WlmCelery, connection: Connection) -> Iterator[Finding]:
-    wrong = broker.mismatches(app, connection)
-    yield from map(judge_mismatch, wrong)
-    if not wrong:
-        yield ok("queues", "all queues and exchanges are there, with the right arguments")
-    for name in ALL_QUEUES:
-        found = broker.look_at(connection, name)
-        if found.consumers is not None:
-            yield judge_consumers(found)
+    found = broker.mismatches(app, connection)
+    yield judge_missing([one.name for one in found if one.missing])
+    yield from map(judge_mismatch, [one for one in found if not one.missing])
+    yield judge_workers([broker.look_at(connection, name) for name in ALL_QUEUES])
     dead = broker.look_at(connection, DEAD_QUEUE.name)
     if dead.messages:
-        yield warn(
-            f"queue {dead.name}",
-            f"{dead.messages} messages nobody could handle",
-            "see `wlm ls --state failed`, then: rabbitmqctl purge_queue wlm.dead",
-        )
+        mend = f"see `wlm ls --state failed`, then: rabbitmqctl purge_queue -p VHOST {dead.name}"
+        yield warn(f"queue {dead.name}", f"{dead.messages} messages nobody could handle", mend)
+
+
+def judge_missing(names: Sequence[str]) -> Finding:
+    """Judge the queues and exchanges that are not at the broker."""
+    if names:
+        return warn("queues", f"not there: {', '.join(names)}", "wlm control  # makes them")
+    return ok("queues", "all queues and exchanges are there")
 
 
 def judge_mismatch(wrong: broker.Mismatch) -> Finding:
     """Judge a queue or exchange that is not as it should be."""
     kind, _, name = wrong.name.partition(" ")
-    if wrong.missing:
-        return warn(wrong.name, "is not there", "control makes it: start `wlm control`")
     if "ACCESS_REFUSED" in wrong.words:
-        return warn(wrong.name, f"this user may not check it: {wrong.words}")
-    delete = f"rabbitmqctl delete_queue {name}" if kind == "queue" else f"delete exchange {name}"
+        return warn(wrong.name, "cannot be checked", f"give this user the right: {wrong.words}")
+    delete = f"rabbitmqctl delete_queue -p VHOST {name}" if kind == "queue" else f"delete exchange {name}"
     mend = f"stop the workers, {delete}, start `wlm control`: the rows bring all back"
     return fail(wrong.name, wrong.words, mend)
 
 
-def judge_consumers(found: broker.QueueLook) -> Finding:
-    """Judge whether a worker serves a queue."""
-    name = f"queue {found.name}"
-    if not found.consumers:
-        return warn(
-            name,
-            f"no worker serves it, {found.messages} messages wait",
-            f"celery -A wlm_tasks worker -Q {found.name}",
-        )
-    return ok(name, f"{found.consumers} consumers, {found.messages} messages")
+def judge_workers(found: Sequence[broker.QueueLook]) -> Finding:
+    """Judge which queues workers serve."""
+    served = [f"{one.name} {one.consumers}" for one in found if one.consumers]
+    idle = [one for one in found if not one.consumers]
+    if idle:
+        waiting = sum(one.messages or 0 for one in idle)
+        names = [one.name for one in idle]
+        text = f"none serves {', '.join(names)}, where {waiting} messages wait"
+        return warn("workers", text, f"celery -A wlm_tasks worker -Q {','.join(names)}")
+    return ok("workers", f"by queue: {', '.join(served)}")
 
 
 def judge_control(holders: Mapping[str, str], *, embedded: bool) -> Finding:

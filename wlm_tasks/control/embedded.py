@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from wlm_tasks.celery import WlmCelery, app, broker_url
 from wlm_tasks.config import Settings
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.control.loop import Control
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model.steps import ALL_QUEUES
@@ -27,14 +28,21 @@ def slots() -> int:
 
 
 class Embedded:
-    """Worker and control of the embedded system, in threads of this process."""
+    """Worker and control of the embedded system, in threads of this process.
 
-    def __init__(self, settings: Settings, concurrency: int | None = None) -> None:
+    It is alone on its data directory: it holds the directory's lock until `stop`, or uses one
+    that its maker holds. Raises `ConfigError` if another process has it.
+    """
+
+    def __init__(
+        self, settings: Settings, concurrency: int | None = None, lock: UpLock | None = None
+    ) -> None:
         if not settings.embedded:
             raise ConfigError(
                 "broker_url: is set, so workers and control are processes of their own; "
                 "start `celery -A wlm_tasks worker` and `wlm control`"
             )
+        self._lock = lock or _take_lock(settings)
         self._app: WlmCelery = app
         app.use(settings)
         app.set_default()  # pool threads look for it there
@@ -73,11 +81,22 @@ class Embedded:
         self._worker.stop(in_sighandler=False)
         for thread in self._threads:
             thread.join(timeout=30)
+        self._lock.release()
 
     @property
     def broker(self) -> str:
         """Where its messages are."""
         return broker_url(self._app.settings)
+
+
+def _take_lock(settings: Settings) -> UpLock:
+    lock = UpLock(settings.data_dir)
+    if not lock.take():
+        raise ConfigError(
+            f"data_dir: process {lock.holder() or '?'} does the work of {settings.data_dir} "
+            "already; stop it, or set another data_dir"
+        )
+    return lock
 
 
 @contextmanager

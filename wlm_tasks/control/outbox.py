@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -25,49 +26,64 @@ def publish(app: WlmCelery) -> int:
     """
     coordination = app.runtime.store.coordination
     published = 0
-    while waiting := coordination.unpublished(BATCH):
-        if not app.settings.embedded:
+    while True:
+        waiting = coordination.unpublished(BATCH)
+        if waiting and not app.settings.embedded:
             _send(app, waiting)
-        coordination.mark_published([event.id for event in waiting])
+        if waiting:
+            coordination.mark_published([event.id for event in waiting])
         published += len(waiting)
-    return published
+        # what came meanwhile goes with the next batch: many small ones would cost far more
+        if len(waiting) < BATCH:
+            return published
 
 
 def _send(app: WlmCelery, waiting: list[OutboxEvent]) -> None:
     """Publish a batch and wait once until the broker has confirmed all of it."""
+    connection = app.connection_for_write()
     try:
-        with app.connection_for_write() as connection:
+        with connection:
             connection.ensure_connection(max_retries=1)
             channel = connection.default_channel
-            confirmed = _Confirmed(channel)
-            with connection.Producer(channel, exchange=EVENTS, serializer="json") as producer:
-                for event in waiting:
-                    producer.publish(
-                        body(event),
-                        routing_key=routing_key(event),
-                        declare=[EVENTS],
-                        delivery_mode=2,
-                        message_id=str(event.id),
-                        timestamp=int(event.at),
-                        type=event.state,
-                        app_id="wlm_tasks",
-                    )
-            while confirmed.count < len(waiting):
+            EVENTS(channel).declare()
+            confirms = _Confirms(channel, len(waiting))
+            for event in waiting:
+                channel.basic_publish(_message(channel, event), EVENTS.name, routing_key(event))
+            while confirms.missing:
                 connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
-    except (OperationalError, OSError) as error:
+    except (OperationalError, OSError, *connection.connection_errors) as error:
         raise ServiceError(f"broker: {error}") from error
 
 
-class _Confirmed:
-    """Counts a channel's publisher confirms; they may come for many messages at once."""
+def _message(channel: Any, event: OutboxEvent) -> Any:
+    properties = {
+        "delivery_mode": 2,
+        "message_id": str(event.id),
+        "timestamp": int(event.at),
+        "type": event.state,
+        "app_id": "wlm_tasks",
+    }
+    return channel.prepare_message(
+        json.dumps(body(event)),
+        content_type="application/json",
+        content_encoding="utf-8",
+        properties=properties,
+    )
 
-    def __init__(self, channel: Any) -> None:
-        self.count = 0
+
+class _Confirms:
+    """What a channel's broker has not confirmed yet; it may confirm many messages at once."""
+
+    def __init__(self, channel: Any, count: int) -> None:
+        self.missing = set(range(1, count + 1))  #: delivery tags
         channel.confirm_select()
         channel.events["basic_ack"].add(self._acked)
 
     def _acked(self, delivery_tag: int, multiple: bool) -> None:
-        self.count = delivery_tag if multiple else self.count + 1
+        if multiple:
+            self.missing = {tag for tag in self.missing if tag > delivery_tag}
+        else:
+            self.missing.discard(delivery_tag)
 
 
 def routing_key(event: OutboxEvent) -> str:

@@ -11,8 +11,11 @@ from kombu.exceptions import OperationalError
 
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.errors import ServiceError
+from wlm_tasks.model.steps import SCHEDULER_QUEUE
 
 EVENTS: Final = Exchange("wlm.events", type="topic", durable=True)
+#: The orchestrators' door: who may write here can hand in experiments and nothing else.
+DOOR: Final = Exchange("wlm.schedule", type="direct", durable=True)
 DEAD: Final = Exchange("wlm.dead", type="direct", durable=True)
 DEAD_QUEUE: Final = Queue(
     "wlm.dead",
@@ -33,6 +36,8 @@ def declare(app: WlmCelery) -> None:
                 DEAD_QUEUE(channel).declare()
                 for queue in app.amqp.queues.values():
                     queue(channel).declare()
+                DOOR(channel).declare()
+                Queue(SCHEDULER_QUEUE, channel=channel).bind_to(DOOR, SCHEDULER_QUEUE)
     except (OperationalError, OSError) as error:
         raise ServiceError(f"broker: {error}") from error
 

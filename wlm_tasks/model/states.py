@@ -77,8 +77,8 @@ STEP_MOVES: Final[dict[StepState, frozenset[StepState]]] = {
     _S.BACKOFF: frozenset({_S.READY, _S.CANCELLED}),
     _S.PAUSED: frozenset({_S.READY, _S.WAITING, _S.CANCELLED}),
     _S.DONE: frozenset({_S.READY, _S.WAITING}),
-    _S.FAILED: frozenset({_S.READY, _S.WAITING, _S.WATCHING}),
-    _S.CANCELLED: frozenset({_S.READY, _S.WAITING, _S.WATCHING}),
+    _S.FAILED: frozenset({_S.READY, _S.WAITING}),
+    _S.CANCELLED: frozenset({_S.READY, _S.WAITING}),
 }
 
 

@@ -21,11 +21,13 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    null,
     select,
     update,
 )
 
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
+from wlm_tasks.model.steps import PlannedStep
 from wlm_tasks.state.advance import END_EXPERIMENT, RETURNED, SET_EXPERIMENT, move_statement
 from wlm_tasks.state.schema import IS_READY, RIVAL_READY, db_now, experiments, jobs, steps
 from wlm_tasks.state.swift import Boundary, Event, Move
@@ -34,6 +36,10 @@ Queues = list[BindParameter[Any]]
 
 #: Parameters of an end without more words: the claim's lease and message go.
 _ENDED: Final = {"v_lease_until": None, "v_message_id": None}
+_INTAKE_COLUMNS: Final = (
+    "id", "key", "fingerprint", "name", "owner", "project", "site", "priority", "state",
+    "spec", "params", "labels",
+)  # fmt: skip
 _SPEC = (
     select(experiments.c.spec)
     .where(experiments.c.id == steps.c.experiment_id)
@@ -188,13 +194,43 @@ def ended_boundary(*, queues: int | None) -> Boundary:
     )
 
 
-#: The first job of an experiment, on a site without a limit.
-INTENT: Final = Boundary(
-    (
-        Move(name="held", make=lambda: _held()),
-        Move(name="intent", make=lambda *conditions: _intent(*conditions), after="held"),
+@cache
+def intake_boundary(planned: tuple[PlannedStep, ...], *, sent: bool) -> Boundary:
+    """Store one experiment with these steps; the first is ready, and said to be sent or not."""
+    now, last = db_now(), len(planned) - 1
+    experiment = insert(experiments).values(
+        {column: bindparam(f"b_{column}") for column in _INTAKE_COLUMNS},
     )
-)
+    rows = [
+        {
+            "experiment_id": bindparam("b_id"),
+            "seq": step.seq,
+            "name": step.name.value,
+            "queue": step.queue,
+            "last": step.seq == last,
+            "priority": bindparam("b_priority"),
+            "state": (StepState.WAITING if step.seq else StepState.READY).value,
+            "ready_at": now,
+            "sent_at": now if sent and not step.seq else null(),
+        }
+        for step in planned
+    ]
+    stored = experiment.values(created_at=now, updated_at=now).returning(
+        experiments.c.id.label("experiment_id")
+    )
+    return Boundary(
+        (
+            Move(
+                name="stored",
+                make=lambda: stored,
+                events=(Event(state="QUEUED", of_step=False, detail="b_detail"),),
+            ),
+            Move(
+                name="planned",
+                make=lambda: insert(steps).values(rows).returning(steps.c.experiment_id),
+            ),
+        )
+    )
 
 
 def _step(
@@ -289,3 +325,12 @@ def _intent(*conditions: ColumnElement[bool]) -> Insert:
         .from_select(list(values), select(*values.values()).where(none_yet, *conditions))
         .returning(jobs.c.token)
     )
+
+
+#: The first job of an experiment, on a site without a limit.
+INTENT: Final = Boundary(
+    (
+        Move(name="held", make=_held),
+        Move(name="intent", make=_intent, after="held"),
+    )
+)

@@ -20,6 +20,7 @@ from wlm_tasks.state.schema import (
     jobs,
     leases,
     polls,
+    sweeps,
 )
 
 
@@ -123,10 +124,16 @@ class Coordination:
         """Events that have to go out, oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(
-                select(events, experiments.c.key, experiments.c.sweep_id)
+                select(
+                    events,
+                    # the members of a sweep go by the key it was handed in with
+                    func.coalesce(experiments.c.key, sweeps.c.key).label("key"),
+                    experiments.c.sweep_id,
+                )
                 .join_from(
                     events, experiments, experiments.c.id == events.c.experiment_id, isouter=True
                 )
+                .outerjoin(sweeps, sweeps.c.id == experiments.c.sweep_id)
                 .where(UNPUBLISHED)
                 .order_by(events.c.id)
                 .limit(limit)

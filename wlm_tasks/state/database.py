@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import (
-    DatabaseError,
-    DBAPIError,
-    InterfaceError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from wlm_tasks.errors import ConfigError, ServiceError
+from wlm_tasks.state.locking import BUSY_TIMEOUT_S, begin_immediate
 from wlm_tasks.state.swift import Swift
 
-#: Seconds a writer waits for SQLite's single write lock.
-BUSY_TIMEOUT_S = 30
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -45,7 +38,7 @@ class Database:
         self._writer = self._engine(immediate=True)
         self._reader = self._engine(immediate=False)
         #: the usual way of a step; on PostgreSQL each of its statements is a transaction
-        self.swift = Swift(self._writer if self.is_sqlite else self._reader, self._unreachable)
+        self.swift = Swift(self._writer if self.is_sqlite else self._reader, self._trouble)
 
     def _engine(self, *, immediate: bool) -> Engine:
         try:
@@ -55,7 +48,8 @@ class Database:
                 )
                 event.listen(engine, "connect", _prepare_sqlite)
                 if immediate:
-                    event.listen(engine, "begin", _begin_immediate)
+                    event.listen(engine, "connect", _never_sleep)
+                    event.listen(engine, "begin", _begin)
                 return engine
             options: dict[str, Any] = {} if immediate else {"isolation_level": "AUTOCOMMIT"}
             return create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
@@ -81,14 +75,27 @@ class Database:
         """Turn what is wrong with the database, not with the statement, into `ServiceError`."""
         try:
             yield
-        except DBAPIError as error:
-            if _is_of_the_database(error):
-                raise self._unreachable(error) from error
-            raise
+        except Exception as error:
+            trouble = self._trouble(error)
+            if trouble is None:
+                raise
+            raise trouble from error
 
-    def _unreachable(self, error: Exception) -> ServiceError:
+    def _trouble(self, error: BaseException) -> Exception | None:
+        """What to raise instead of an error of the driver; None for any other error."""
+        dbapi: Any = self._writer.dialect.loaded_dbapi
+        if isinstance(error, dbapi.IntegrityError):
+            return IntegrityError(None, None, error)
         said = error.orig if isinstance(error, DBAPIError) else error
-        detail = str(said).strip().splitlines() or [type(error).__name__]
+        if not isinstance(said, dbapi.Error):
+            return None
+        passing = isinstance(said, dbapi.OperationalError | dbapi.InterfaceError)
+        if passing or type(said) is dbapi.DatabaseError or _lacks_tables(said):
+            return self._unreachable(said)
+        return None
+
+    def _unreachable(self, said: Any) -> ServiceError:
+        detail = str(said).strip().splitlines() or [type(said).__name__]
         remedy = "; run: wlm db upgrade" if _lacks_tables(said) else ""
         return ServiceError(f"database {self.url.render_as_string()}: {detail[0]}{remedy}")
 
@@ -112,7 +119,7 @@ class Database:
                 f"{error}"
             ) from error
         except DBAPIError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error.orig) from error
 
     def revision(self) -> str | None:
         """The revision the tables are at, None for an empty database."""
@@ -151,15 +158,6 @@ class Database:
         self._reader.dispose()
 
 
-def _is_of_the_database(error: DBAPIError) -> bool:
-    """Whether it is out of reach, broken or without its tables."""
-    return (
-        isinstance(error, OperationalError | InterfaceError)
-        or type(error) is DatabaseError
-        or _lacks_tables(error.orig)
-    )
-
-
 def _lacks_tables(said: Any) -> bool:
     return getattr(said, "sqlstate", None) == "42P01" or str(said).startswith("no such table")
 
@@ -185,5 +183,10 @@ def _use_wal(cursor: Any) -> None:
             time.sleep(0.01)
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _never_sleep(dbapi_connection: Any, _record: Any) -> None:
+    # Waiting for the lock is left to `begin_immediate`.
+    dbapi_connection.execute("PRAGMA busy_timeout=0")
+
+
+def _begin(connection: Connection) -> None:
+    begin_immediate(connection.connection.dbapi_connection)

@@ -35,6 +35,7 @@ from wlm_tasks.state.advance import (
     log_many,
     set_experiment,
 )
+from wlm_tasks.state.boundaries import intake_boundary
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps, sweeps
 
@@ -91,9 +92,12 @@ class Intake:
         `sent` says that the caller sends its first chain right after. Raises
         `KeyConflictError` if the key belongs to a different experiment.
         """
+        row = {f"b_{name}": value for name, value in _row(new).items()}
+        parameters = {**row, "b_detail": json.dumps(_accepted(new))}
         try:
-            with self._database.write() as connection:
-                _insert(connection, [new], sent=sent)
+            self._database.swift.run(
+                intake_boundary(tuple(new.steps), sent=sent), parameters
+            )
         except IntegrityError as error:
             return self._existing(experiments, new.key, new.fingerprint, error)
         return new.id
@@ -116,13 +120,8 @@ class Intake:
                     )
                 )
                 for start in range(0, len(members), _CHUNK):
-                    _insert(
-                        connection,
-                        members[start : start + _CHUNK],
-                        sent=False,
-                        sweep_id=sweep.id,
-                        first=start,
-                        active=active,
+                    _insert_members(
+                        connection, sweep.id, members[start : start + _CHUNK], start, active
                     )
         except IntegrityError as error:
             return self._existing(sweeps, sweep.key, sweep.fingerprint, error)
@@ -190,70 +189,55 @@ class Intake:
             return StepName(start.name)
 
 
-def _insert(
-    connection: Connection,
-    new: Sequence[NewExperiment],
-    *,
-    sent: bool,
-    sweep_id: str | None = None,
-    first: int = 0,
-    active: int | None = None,
+def _insert_members(
+    connection: Connection, sweep_id: str, new: Sequence[NewExperiment], first: int, active: int
 ) -> None:
     now = db_now()
     connection.execute(
         insert(experiments).values(created_at=now, updated_at=now),
         [
-            {
-                "id": one.id,
-                "key": one.key,
-                "fingerprint": one.fingerprint,
-                "name": one.name,
-                "owner": one.owner,
-                "project": one.project,
-                "site": one.site,
-                "priority": one.priority,
-                "state": ExperimentState.QUEUED.value,
-                "spec": one.spec,
-                "params": json.dumps(one.params),
-                "labels": json.dumps(one.labels),
-                "sweep_id": sweep_id,
-                "member": first + index if sweep_id else None,
-            }
+            {**_row(one), "sweep_id": sweep_id, "member": first + index}
             for index, one in enumerate(new)
         ],
     )
-    first_state = {
-        one.id: (
-            StepState.READY if active is None or first + index < active else StepState.HELD
-        ).value
-        for index, one in enumerate(new)
-    }
-    rows = list(_step_rows(new, first_state))
+    rows = list(_step_rows(new, active - first))
     connection.execute(insert(steps).values(ready_at=now), rows)
-    if sent:
-        connection.execute(
-            update(steps)
-            .where(steps.c.experiment_id.in_([one.id for one in new]), steps.c.seq == 0)
-            .values(sent_at=now)
-        )
     log_many(
         connection,
         [
-            event(
-                one.id,
-                ExperimentState.QUEUED,
-                detail={"name": one.name, "key": one.key} if one.key else {"name": one.name},
-            )
+            event(one.id, ExperimentState.QUEUED, detail=_accepted(one))
             for one in new
         ],
     )
 
 
-def _step_rows(
-    new: Sequence[NewExperiment], first_state: dict[str, str]
-) -> Iterable[dict[str, Any]]:
-    for one in new:
+def _row(new: NewExperiment) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "key": new.key,
+        "fingerprint": new.fingerprint,
+        "name": new.name,
+        "owner": new.owner,
+        "project": new.project,
+        "site": new.site,
+        "priority": new.priority,
+        "state": ExperimentState.QUEUED.value,
+        "spec": new.spec,
+        "params": json.dumps(new.params),
+        "labels": json.dumps(new.labels),
+    }
+
+
+def _accepted(new: NewExperiment) -> dict[str, Any]:
+    """What the first event of an experiment says."""
+    return {"name": new.name, "key": new.key} if new.key else {"name": new.name}
+
+
+def _step_rows(new: Sequence[NewExperiment], active: int) -> Iterable[dict[str, Any]]:
+    """The steps of members of which the first so many may start."""
+    for index, one in enumerate(new):
         last = len(one.steps) - 1
+        first = StepState.READY if index < active else StepState.HELD
         for step in one.steps:
             yield {
                 "experiment_id": one.id,
@@ -262,7 +246,7 @@ def _step_rows(
                 "queue": step.queue,
                 "last": step.seq == last,
                 "priority": one.priority,
-                "state": first_state[one.id] if step.seq == 0 else StepState.WAITING.value,
+                "state": (first if step.seq == 0 else StepState.WAITING).value,
             }
 
 

@@ -27,12 +27,11 @@ from sqlalchemy import (
     union_all,
 )
 
+from wlm_tasks.state.locking import begin_immediate
 from wlm_tasks.state.schema import db_now, events
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import PoolProxiedConnection
-
-    from wlm_tasks.errors import ServiceError
 
 #: Connections kept at hand between transactions; more are given back to the pool.
 _KEPT: Final = 4
@@ -77,11 +76,11 @@ class Boundary:
 class Swift:
     """Runs boundaries on an engine's connections."""
 
-    def __init__(self, engine: Engine, unreachable: Callable[[Any], ServiceError]) -> None:
+    def __init__(
+        self, engine: Engine, trouble: Callable[[BaseException], Exception | None]
+    ) -> None:
         self._engine = engine
-        self._unreachable = unreachable
-        dbapi: Any = engine.dialect.loaded_dbapi
-        self._passing = (dbapi.OperationalError, dbapi.InterfaceError)
+        self._trouble = trouble
         self._script = _Sequence if engine.dialect.name == "sqlite" else _Single
         self._scripts: dict[Boundary, _Sequence | _Single] = {}
         self._idle: list[PoolProxiedConnection] = []
@@ -89,7 +88,8 @@ class Swift:
     def run(self, boundary: Boundary, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The rows returned, by the names of the moves that were made; empty if none was.
 
-        Raises `ServiceError` if the database is out of reach.
+        Raises `ServiceError` if the database is out of reach, and `IntegrityError` as
+        SQLAlchemy does.
         """
         script = self._scripts.get(boundary)
         if script is None:
@@ -100,9 +100,10 @@ class Swift:
             rows = script.run(connection.dbapi_connection, {**boundary.defaults, **parameters})
         except BaseException as error:
             self._drop(connection)
-            if isinstance(error, self._passing):
-                raise self._unreachable(error) from error
-            raise
+            trouble = self._trouble(error)
+            if trouble is None:
+                raise
+            raise trouble from error
         if len(self._idle) < _KEPT:
             self._idle.append(connection)
         else:
@@ -158,7 +159,7 @@ class _Sequence:
         self._log = _Compiled(insert(events).values({**columns, "at": db_now()}), dialect)
 
     def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        raw.execute("BEGIN IMMEDIATE")
+        begin_immediate(raw)
         try:
             rows: dict[str, Any] = {}
             logged: list[Any] = []

@@ -70,8 +70,8 @@ def _take_in(runtime: Runtime, submission: Submission) -> str:
 
 def _refuse_relative(experiment: Experiment) -> None:
     """A message has no current directory."""
-    places = [(f"inputs.{n}.src", one.src) for n, one in enumerate(experiment.inputs)]
-    places += [(f"outputs.{n}.dest", one.dest) for n, one in enumerate(experiment.outputs)]
+    places = [(f"inputs[{n}].src", one.src) for n, one in enumerate(experiment.inputs)]
+    places += [(f"outputs[{n}].dest", one.dest) for n, one in enumerate(experiment.outputs)]
     for field, place in places:
         if not is_url(place) and not place.startswith("/"):
             raise InvalidExperimentError(

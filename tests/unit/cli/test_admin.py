@@ -9,7 +9,7 @@ from unit.cli.world import World
 
 from wlm_tasks import __version__
 from wlm_tasks.cli.demo import TEMPERATURES, _fresh
-from wlm_tasks.cli.lock import UpLock
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.errors import InputError
 
 ISING = Path(__file__).parents[3] / "examples" / "ising" / "ising.toml"

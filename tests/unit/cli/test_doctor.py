@@ -121,35 +121,37 @@ def test_judgements(finding: Finding, level: Level, words: str) -> None:
     assert (finding.mend is None) == (level is Level.OK)
 
 
-def test_a_queue_without_worker_names_the_command_that_starts_one() -> None:
-    found = doctor.judge_consumers(QueueLook(name="jobsub", messages=3, consumers=0))
+def test_queues_without_worker_make_one_command_that_starts_one() -> None:
+    looks = [
+        QueueLook(name="envsetup", messages=0, consumers=2),
+        QueueLook(name="jobsub", messages=3, consumers=0),
+        QueueLook(name="monitor", messages=None, consumers=None),
+    ]
+    found = doctor.judge_workers(looks)
     assert found.level is Level.WARN
-    assert found.mend == "celery -A wlm_tasks worker -Q jobsub"
-    served = doctor.judge_consumers(QueueLook(name="jobsub", messages=3, consumers=2))
-    assert served.level is Level.OK
+    assert found.text == "none serves jobsub, monitor, where 3 messages wait"
+    assert found.mend == "celery -A wlm_tasks worker -Q jobsub,monitor"
+    served = doctor.judge_workers(looks[:1])
+    assert (served.level, served.text) == (Level.OK, "by queue: envsetup 2")
+
+
+def test_what_is_missing_at_the_broker_is_one_finding() -> None:
+    found = doctor.judge_missing(["exchange wlm", "queue jobsub"])
+    assert (found.level, found.text) == (Level.WARN, "not there: exchange wlm, queue jobsub")
+    assert doctor.judge_missing([]).level is Level.OK
 
 
 @pytest.mark.parametrize(
-    ("wrong", "level", "mend"),
+    ("name", "words", "level", "mend"),
     [
-        (Mismatch(name="queue jobsub", missing=True, words="NOT_FOUND"), Level.WARN, "wlm control"),
-        (
-            Mismatch(
-                name="queue jobsub", missing=False, words="PRECONDITION_FAILED - inequivalent"
-            ),
-            Level.FAIL,
-            "rabbitmqctl delete_queue jobsub",
-        ),
-        (
-            Mismatch(name="exchange wlm", missing=False, words="PRECONDITION_FAILED - type"),
-            Level.FAIL,
-            "delete exchange wlm",
-        ),
+        ("queue jobsub", "PRECONDITION_FAILED - x", Level.FAIL, "rabbitmqctl delete_queue -p VHOST jobsub"),
+        ("exchange wlm", "PRECONDITION_FAILED - type", Level.FAIL, "delete exchange wlm"),
+        ("queue jobsub", "ACCESS_REFUSED - no", Level.WARN, "give this user the right"),
     ],
 )
 def test_what_is_not_as_it_should_be_at_the_broker(
-    wrong: Mismatch, level: Level, mend: str
+    name: str, words: str, level: Level, mend: str
 ) -> None:
-    found = doctor.judge_mismatch(wrong)
+    found = doctor.judge_mismatch(Mismatch(name=name, missing=False, words=words))
     assert found.level is level
     assert mend in (found.mend or "")

@@ -137,7 +137,7 @@ def test_every_setting_has_a_variable(file: Path) -> None:
             "WLM_STAGING_BYTES_PER_S": "1e6",
             "WLM_ALERTS_ADMIN": "a@example.org, b@example.org",
             "WLM_ALERTS_SMTP_URL": "",
-            "WLM_PLACEMENT_MODE": "push",
+            "WLM_PLACEMENT_MODE": "pull",
             "WLM_CONFIG": "/ignored/when/a/path/is/given",
             "WLM_CELERYCONFIG": "mine",
             "WLM_JOB_TOKEN": "t",
@@ -158,7 +158,7 @@ def test_every_setting_has_a_variable(file: Path) -> None:
     assert settings.staging.bytes_per_s == 1_000_000.0
     assert settings.alerts.admin == ("a@example.org", "b@example.org")
     assert settings.alerts.smtp_url is None
-    assert settings.placement.mode == "push"
+    assert settings.placement.mode == "pull"
 
 
 @pytest.mark.usefixtures("file")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services import require_service
 from wlm_tasks.model.steps import ALL_QUEUES
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -48,8 +49,8 @@ def _parser() -> list[str] | None:
 
 def test_compose_itself_accepts_the_file() -> None:
     parser = _parser()
-    if parser is None:
-        pytest.skip("neither docker compose nor docker-compose is installed")
+    require_service("docker compose or docker-compose", parser is not None)
+    assert parser is not None
     argv = [*parser, "-f", str(DEPLOY / "compose.yaml"), "config"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

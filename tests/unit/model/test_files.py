@@ -12,6 +12,8 @@ from wlm_tasks.errors import ConfigError, InputError, InvalidExperimentError
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.files import FILE_LIMIT, read_table
 
+NOBODY = 65_534
+
 
 def refusal(path: Path, error: type[InputError] = InvalidExperimentError) -> str:
     """The message, without the directory of the test."""
@@ -98,11 +100,18 @@ def test_missing_directory_pipe_and_forbidden(tmp_path: Path) -> None:
     assert "File name too long" in refusal(long, ConfigError)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_forbidden(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text("")
-    (tmp_path / "a.toml").chmod(0)
-    assert refusal(tmp_path / "a.toml") == "got 'Permission denied', expected a readable file"
+def test_forbidden(session_dir: Path) -> None:
+    file = session_dir / "forbidden.toml"
+    file.write_text("")
+    file.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)  # the superuser may read everything
+    try:
+        assert refusal(file) == "got 'Permission denied', expected a readable file"
+    finally:
+        os.seteuid(user)
+        file.unlink()
 
 
 def test_names_with_control_characters_are_escaped(tmp_path: Path) -> None:

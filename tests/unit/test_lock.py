@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wlm_tasks.cli.lock import UpLock
+from wlm_tasks.control.lock import UpLock
 
 _HOLD = """
 import sys
 from pathlib import Path
-from wlm_tasks.cli.lock import UpLock
+from wlm_tasks.control.lock import UpLock
 lock = UpLock(Path(sys.argv[1]))
 print(lock.take(), flush=True)
 sys.stdin.read()

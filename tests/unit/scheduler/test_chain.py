@@ -1,0 +1,165 @@
+"""Real Celery chains, on a broker in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery.canvas import maybe_signature
+from kombu.exceptions import OperationalError
+from unit.scheduler.conftest import Queues
+
+from wlm_tasks.celery import WlmCelery
+from wlm_tasks.errors import ServiceError
+from wlm_tasks.model.steps import StepName
+from wlm_tasks.scheduler.chain import build_chain, nonce_of, send, send_system, task_id
+from wlm_tasks.state.advance import NextStep
+
+SETUP, STAGE_IN, SUBMIT = StepName.SETUP, StepName.STAGE_IN, StepName.SUBMIT
+STAGE_OUT = StepName.STAGE_OUT
+WHOLE = NextStep("exp-abcdefghij", (SETUP, STAGE_IN, SUBMIT), 9)
+
+
+def _rest(message: Any) -> list[dict[str, Any]]:
+    """The tasks that a message says come after its own, in their order."""
+    _args, _kwargs, embed = message.payload
+    return list(reversed(embed["chain"] or []))
+
+
+def test_a_chain_is_one_message_on_the_queue_of_its_first_step(
+    app: WlmCelery, queues: Queues
+) -> None:
+    send(app, [WHOLE])
+    found = queues.take_all()
+    assert list(found) == ["envsetup"]
+    [message] = found["envsetup"]
+    assert message.headers["task"] == "wlm.setup"
+    assert message.payload[:2] == [["exp-abcdefghij"], {}]
+    assert message.content_type == "application/json"
+    assert [task["task"] for task in _rest(message)] == ["wlm.stage_in", "wlm.submit"]
+
+
+def test_every_task_has_its_queue_priority_and_arguments(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE])
+    [message] = queues.take("envsetup")
+    assert message.properties["priority"] == 9
+    for task, queue in zip(_rest(message), ("staging", "jobsub"), strict=True):
+        assert task["options"]["queue"] == queue
+        assert task["options"]["priority"] == 9
+        assert tuple(task["args"]) == ("exp-abcdefghij",)
+        assert task["kwargs"] == {}
+        assert task["immutable"] is True
+
+
+def test_every_task_has_an_id_that_says_what_it_is(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE, WHOLE])
+    for message in queues.take("envsetup"):
+        ids = [message.headers["id"], *(task["options"]["task_id"] for task in _rest(message))]
+        nonces = {one.rpartition(".")[2] for one in ids}
+        assert len(nonces) == 1
+        nonce = nonces.pop()
+        assert ids == [task_id("exp-abcdefghij", name, nonce) for name in WHOLE.segment]
+        assert nonce_of(ids[0]) == nonce
+        assert max(map(len, ids)) <= 64  # the column's width
+
+
+def test_two_chains_of_one_experiment_have_different_ids(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE, WHOLE])
+    first, second = queues.take("envsetup")
+    assert first.headers["id"] != second.headers["id"]
+
+
+def test_every_task_is_stamped(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE, NextStep("exp-other", (STAGE_OUT,), 1)])
+    [message] = queues.take("envsetup")
+    for stamped in (message.headers, *(task["options"] for task in _rest(message))):
+        assert stamped["stamped_headers"] == ["experiment_id"]
+        stamps = stamped.get("stamps", stamped)["experiment_id"]
+        assert stamps in ("exp-abcdefghij", ["exp-abcdefghij"])
+    [message] = queues.take("staging")
+    assert message.headers["stamps"]["experiment_id"] in ("exp-other", ["exp-other"])
+
+
+@pytest.mark.parametrize(
+    ("segment", "queue", "rest"),
+    [
+        ((STAGE_IN, SUBMIT), "staging", ["wlm.submit"]),
+        ((SUBMIT,), "jobsub", []),
+        ((STAGE_OUT,), "staging", []),
+        ((SETUP, SUBMIT), "envsetup", ["wlm.submit"]),
+    ],
+)
+def test_a_chain_from_any_step(
+    app: WlmCelery, queues: Queues, segment: tuple[StepName, ...], queue: str, rest: list[str]
+) -> None:
+    send(app, [NextStep("exp-x", segment, 4)])
+    [(found, [message])] = queues.take_all().items()
+    assert found == queue
+    assert message.headers["task"] == f"wlm.{segment[0]}"
+    assert [task["task"] for task in _rest(message)] == rest
+    assert message.properties["priority"] == 4
+
+
+def test_nothing_is_delayed(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE])
+    [message] = queues.take("envsetup")
+    assert message.headers["eta"] is message.headers["expires"] is None
+    assert all(not {"eta", "countdown"} & set(task["options"]) for task in _rest(message))
+
+
+def test_a_message_is_small_and_holds_no_code(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE])
+    [message] = queues.take("envsetup")
+    assert len(message.body) < 2000
+    assert app.conf.accept_content == ["json"]
+
+
+def test_built_chains_can_be_looked_at_without_sending(app: WlmCelery, queues: Queues) -> None:
+    made = build_chain(app, WHOLE, nonce="1f3a")
+    assert [task.task for task in made.tasks] == ["wlm.setup", "wlm.stage_in", "wlm.submit"]
+    assert [task.options["task_id"] for task in made.tasks][-1] == "exp-abcdefghij.submit.1f3a"
+    assert queues.take_all() == {}
+
+
+def test_many_are_sent_in_their_order(app: WlmCelery, queues: Queues) -> None:
+    steps = [NextStep(f"exp-{n}", (SETUP, SUBMIT), 4) for n in range(50)]
+    send(app, steps)
+    found = [message.payload[0][0] for message in queues.take("envsetup")]
+    assert found == [step.experiment_id for step in steps]
+
+
+def test_polls_and_cancels_go_ahead_of_all(app: WlmCelery, queues: Queues) -> None:
+    send_system(app, "wlm.poll", ["alpha"], "monitor")
+    [message] = queues.take("monitor")
+    assert message.headers["task"] == "wlm.poll"
+    assert message.payload[0] == ["alpha"]
+    assert message.properties["priority"] == 10
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("gone"), ConnectionRefusedError("gone"), TimeoutError("gone")]
+)
+def test_a_broker_out_of_reach(
+    app: WlmCelery, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kombu.Producer.publish", refuse)
+    with pytest.raises(ServiceError, match="broker: gone"):
+        send(app, [WHOLE])
+    with pytest.raises(ServiceError, match="broker: gone"):
+        send_system(app, "wlm.poll", ["alpha"], "monitor")
+
+
+def test_the_next_task_of_a_chain_keeps_its_priority(app: WlmCelery, queues: Queues) -> None:
+    """What a worker sends on for a chain is as urgent as what it got."""
+    send(app, [WHOLE])
+    [message] = queues.take("envsetup")
+    rest = message.payload[2]["chain"]
+    following = maybe_signature(rest.pop(), app=app)
+    following.apply_async((None,), chain=rest, priority=None)  # as Celery's tracer does
+    [message] = queues.take("staging")
+    assert message.properties["priority"] == 9
+    assert message.headers["id"].startswith("exp-abcdefghij.stage_in.")
+    assert message.payload[0] == ["exp-abcdefghij"]
