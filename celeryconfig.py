@@ -85,5 +85,6 @@ task_publish_retry_policy = {
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_hijack_root_logger = True
 worker_proc_alive_timeout = 30
-task_send_sent_event = True
+# One more message for every step; workers started with -E send it all the same.
+task_send_sent_event = False
 enable_utc = True

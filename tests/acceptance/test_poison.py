@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kombu import Connection
 
 from services.fleet import Fleet, Layout
 from services.processes import wait_for
-from wlm_tasks import Experiment, ExperimentFailedError, Transfer
+from wlm_tasks import Experiment, ExperimentFailedError, Transfer, plugins
 
 #: A storage plug-in whose transfer kills a process of its worker: an outage no handler catches.
 PLUGIN = """
@@ -35,7 +36,7 @@ class Deadly(StorageBackend):
 
 
 @pytest.fixture
-def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Install the plug-in for this test and the processes it starts."""
     site = tmp_path / "plugins"
     info = site / "deadly-1.0.dist-info"
@@ -45,6 +46,10 @@ def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "entry_points.txt").write_text("[wlm_tasks.storage]\ndeadly = deadly:Deadly\n")
     monkeypatch.setenv("PYTHONPATH", f"{site}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.syspath_prepend(str(site))
+    # plug-ins are looked for once in a process, and an earlier test may have done that
+    plugins._found.cache_clear()
+    yield
+    plugins._found.cache_clear()
 
 
 @pytest.mark.usefixtures("deadly")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from state.world import World, new
@@ -76,7 +77,8 @@ def test_tables_that_are_missing(empty_url: str) -> None:
 def test_a_lock_that_nobody_lets_go(
     sqlite_world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("wlm_tasks.state.database.BUSY_TIMEOUT_S", 0.05)
+    for module in ("database", "locking"):
+        monkeypatch.setattr(f"wlm_tasks.state.{module}.BUSY_TIMEOUT_S", 0.05)
     path = sqlite_world.store.database.url.database
     other = sqlite3.connect(str(path), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -87,6 +89,19 @@ def test_a_lock_that_nobody_lets_go(
     other.close()
     assert store.intake.add(new(), sent=False)
     store.close()
+
+
+def test_another_thread_may_take_the_last_connection_at_hand(world: World) -> None:
+    class TakenMeanwhile(list[Any]):
+        def __bool__(self) -> bool:
+            return True  # there was one when it was looked at
+
+    world.store.database.swift._idle = TakenMeanwhile()
+    claim = world.claim(world.add())
+    world.store.database.swift._idle = TakenMeanwhile()
+    world.store.claims.finish(claim, carry_on=None)
+    assert world.steps(claim.experiment_id)[0] == "DONE"
+    world.store.database.swift.close()
 
 
 def test_a_transaction_is_whole_or_nothing(world: World) -> None:

@@ -62,7 +62,6 @@ def test_no_more_than_the_site_may_run(world: World) -> None:
 def test_a_free_slot_is_for_the_most_urgent_that_waits(world: World) -> None:
     experiment_id, _token = world.submitted()
     urgent = world.running(SUBMIT, priority="urgent")
-    equal = world.running(SUBMIT, priority="urgent")
     low = world.running(SUBMIT, priority="low")
     jobs = world.store.jobs
     assert isinstance(jobs.intend(urgent, site="alpha", workdir="/w", max_running=1), Held)
@@ -70,7 +69,17 @@ def test_a_free_slot_is_for_the_most_urgent_that_waits(world: World) -> None:
     assert isinstance(jobs.intend(low, site="alpha", workdir="/w", max_running=1), Held)
     assert world.store.upkeep.release_held({"alpha": 1}) == 1
     assert world.step(urgent.experiment_id, SUBMIT).state is StepState.READY
-    assert isinstance(jobs.intend(equal, site="alpha", workdir="/w", max_running=1), str)
+    assert world.step(low.experiment_id, SUBMIT).state is StepState.HELD
+
+
+@pytest.mark.parametrize(("priority", "goes"), [("low", False), ("high", True), ("urgent", True)])
+def test_and_of_none_less_urgent(world: World, priority: str, goes: bool) -> None:
+    other = world.running(SUBMIT, priority="high")
+    claim = world.running(SUBMIT, priority=priority)
+    jobs = world.store.jobs
+    assert isinstance(jobs.intend(other, site="alpha", workdir="/w", max_running=0), Held)
+    got = jobs.intend(claim, site="alpha", workdir="/w", max_running=1)
+    assert isinstance(got, str) is goes
 
 
 def test_the_site_has_the_job(world: World) -> None:

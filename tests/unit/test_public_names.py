@@ -64,7 +64,7 @@ def test_all_of_them_at_once(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'wlm_tasks' has no attribute 'Experimnt'"):
-        _ = wlm_tasks.Experimnt  # type: ignore[attr-defined]
+        _ = wlm_tasks.Experimnt
     assert not hasattr(wlm_tasks, "app")
 
 

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from wlm_tasks.cli import output
-from wlm_tasks.control.lock import UpLock
 from wlm_tasks.cli.looking import Look, Watched
 from wlm_tasks.config import Settings
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.progress import Progress, summary
 
 if TYPE_CHECKING:

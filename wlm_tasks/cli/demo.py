@@ -23,11 +23,11 @@ import wlm_tasks
 from wlm_tasks.api import Client
 from wlm_tasks.cli import output
 from wlm_tasks.cli.board import follow
-from wlm_tasks.control.lock import UpLock
 from wlm_tasks.cli.looking import Look, Watched
 from wlm_tasks.cli.problems import INTERRUPTED, NOT_SO
 from wlm_tasks.config import Settings
 from wlm_tasks.control.embedded import running
+from wlm_tasks.control.lock import UpLock
 from wlm_tasks.errors import ConfigError, InputError
 from wlm_tasks.handles import SweepHandle
 from wlm_tasks.model.checks import problem

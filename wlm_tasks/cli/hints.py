@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from wlm_tasks.cli import output
-from wlm_tasks.control.lock import UpLock
 from wlm_tasks.cli.session import Session
+from wlm_tasks.control.lock import UpLock
 
 
 def hint_if_nobody_works(session: Session, besides: str = "") -> None:

@@ -211,7 +211,11 @@ def judge_mismatch(wrong: broker.Mismatch) -> Finding:
     kind, _, name = wrong.name.partition(" ")
     if "ACCESS_REFUSED" in wrong.words:
         return warn(wrong.name, "cannot be checked", f"give this user the right: {wrong.words}")
-    delete = f"rabbitmqctl delete_queue -p VHOST {name}" if kind == "queue" else f"delete exchange {name}"
+    delete = (
+        f"rabbitmqctl delete_queue -p VHOST {name}"
+        if kind == "queue"
+        else f"delete exchange {name}"
+    )
     mend = f"stop the workers, {delete}, start `wlm control`: the rows bring all back"
     return fail(wrong.name, wrong.words, mend)
 

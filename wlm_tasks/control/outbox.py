@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
 from wlm_tasks.celery import WlmCelery
@@ -40,18 +41,17 @@ def publish(app: WlmCelery) -> int:
 
 def _send(app: WlmCelery, waiting: list[OutboxEvent]) -> None:
     """Publish a batch and wait once until the broker has confirmed all of it."""
-    connection = app.connection_for_write()
     try:
-        with connection:
+        with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1)
-            channel = connection.default_channel
+            channel: Any = connection.default_channel
             EVENTS(channel).declare()
             confirms = _Confirms(channel, len(waiting))
             for event in waiting:
                 channel.basic_publish(_message(channel, event), EVENTS.name, routing_key(event))
             while confirms.missing:
                 connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
-    except (OperationalError, OSError, *connection.connection_errors) as error:
+    except (OperationalError, AMQPError, OSError) as error:
         raise ServiceError(f"broker: {error}") from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Final, cast
 
+from amqp.exceptions import AMQPError
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
@@ -38,7 +39,7 @@ def declare(app: WlmCelery) -> None:
                     queue(channel).declare()
                 DOOR(channel).declare()
                 Queue(SCHEDULER_QUEUE, channel=channel).bind_to(DOOR, SCHEDULER_QUEUE)
-    except (OperationalError, OSError) as error:
+    except (OperationalError, AMQPError, OSError) as error:
         raise ServiceError(f"broker: {error}") from error
 
 
@@ -57,6 +58,6 @@ def depths(app: WlmCelery, queues: Sequence[str]) -> dict[str, int | None]:
                         found[queue] = channel.queue_declare(queue=queue, passive=True)[1]
                     except connection.channel_errors:
                         found[queue] = None
-    except (OperationalError, OSError) as error:
+    except (OperationalError, AMQPError, OSError) as error:
         raise ServiceError(f"broker: {error}") from error
     return found

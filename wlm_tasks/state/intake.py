@@ -337,6 +337,9 @@ def _rewind(
         to = StepState.READY if row.seq == start.seq else StepState.WAITING
         if row.state == to:
             continue
+        more: dict[str, Any] = {"ready_at": True} if to is StepState.READY else {}
+        if not row.state == StepState.PAUSED == start.state:
+            more["progress"] = None  # only what is resumed in place goes on from where it was
         advance(
             connection,
             experiment_id,
@@ -350,9 +353,7 @@ def _rewind(
             ended_at=None,
             lease_until=None,
             due_at=None,
-            **({"ready_at": True} if to is StepState.READY else {}),
-            # only what is resumed in place goes on from where it was
-            **({} if row.state == StepState.PAUSED == start.state else {"progress": None}),
+            **more,
         )
     log(connection, experiment_id, "RETRIED", seq=start.seq, detail={"from": start.name})
     connection.execute(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -96,7 +97,7 @@ class Swift:
             script = self._scripts[boundary] = self._script(boundary, self._engine.dialect)
         connection = None
         try:
-            connection = self._idle.pop() if self._idle else self._engine.raw_connection()
+            connection = self._take()
             rows = script.run(connection.dbapi_connection, {**boundary.defaults, **parameters})
         except BaseException as error:
             self._drop(connection)
@@ -114,13 +115,21 @@ class Swift:
         """Throw away a connection that may be broken, and those that may have broken with it."""
         if connection is not None:
             connection.invalidate()
-        while self._idle:
-            self._idle.pop().invalidate()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().invalidate()
+
+    def _take(self) -> PoolProxiedConnection:
+        try:
+            return self._idle.pop()
+        except IndexError:  # asking first would be a race against other threads
+            return self._engine.raw_connection()
 
     def close(self) -> None:
         """Give back the connections at hand."""
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
 
 class _Compiled:

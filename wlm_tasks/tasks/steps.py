@@ -122,6 +122,7 @@ def served_queues(celery_app: WlmCelery) -> tuple[str, ...]:
 def _remember_events(_sender: Any = None, instance: Any = None, **_kwargs: Any) -> None:
     """Let pool children know whether the worker was started with -E."""
     instance.app.conf.worker_send_task_events = bool(instance.task_events)
+    instance.app.conf.task_send_sent_event = bool(instance.task_events)
 
 
 @app.task(base=StepTask, bind=True, shared=False, name=task_name(StepName.SETUP))

@@ -144,7 +144,12 @@ def test_what_is_missing_at_the_broker_is_one_finding() -> None:
 @pytest.mark.parametrize(
     ("name", "words", "level", "mend"),
     [
-        ("queue jobsub", "PRECONDITION_FAILED - x", Level.FAIL, "rabbitmqctl delete_queue -p VHOST jobsub"),
+        (
+            "queue jobsub",
+            "PRECONDITION_FAILED - x",
+            Level.FAIL,
+            "rabbitmqctl delete_queue -p VHOST jobsub",
+        ),
         ("exchange wlm", "PRECONDITION_FAILED - type", Level.FAIL, "delete exchange wlm"),
         ("queue jobsub", "ACCESS_REFUSED - no", Level.WARN, "give this user the right"),
     ],

@@ -158,6 +158,7 @@ def test_the_next_task_of_a_chain_keeps_its_priority(app: WlmCelery, queues: Que
     [message] = queues.take("envsetup")
     rest = message.payload[2]["chain"]
     following = maybe_signature(rest.pop(), app=app)
+    assert following is not None
     following.apply_async((None,), chain=rest, priority=None)  # as Celery's tracer does
     [message] = queues.take("staging")
     assert message.properties["priority"] == 9

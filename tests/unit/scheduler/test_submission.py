@@ -137,7 +137,7 @@ def test_what_is_wrong_is_said_and_nothing_stored(
     submission = _submission(tmp_path, **fields)
     store = store_one if submission.sweep is None else store_sweep
     with pytest.raises(InputError, match=said) as caught:
-        store(runtime, submission, **({"sent": False} if store is store_one else {}))  # type: ignore[operator]
+        store(runtime, submission, **({"sent": False} if store is store_one else {}))
     assert "\n" not in str(caught.value)
     assert _count(runtime) == 0
     assert runtime.store.coordination.count_unpublished() == 0
