@@ -176,3 +176,20 @@ def test_a_sweep_that_stops_at_a_failure(world: World) -> None:
         world.store.intake.cancel(member)
     assert rest() == []
     assert world.step(started, MONITOR).state is StepState.WAITING
+
+
+def test_a_member_that_is_retried_goes_on_beside_one_that_failed(world: World) -> None:
+    members = [new() for _ in range(4)]
+    sweep = NewSweep(
+        id=new_id("swp"), name="s", fingerprint="f", size=4, max_active=3, stop_on_failure=True
+    )
+    world.store.intake.add_sweep(sweep, members)
+    failed, other, queued, held = (member.id for member in members)
+    for one in (failed, other):
+        world.store.claims.fail(world.claim(one), "broken")
+    for one in world.store.upkeep.cancel_rest_of_failed_sweeps():
+        world.store.intake.cancel(one)
+    assert world.state(queued) is world.state(held) is CANCELLED
+    for one in (failed, queued, held):  # a person wants them, whatever became of the other
+        world.store.intake.retry(one)
+    assert world.store.upkeep.cancel_rest_of_failed_sweeps() == []

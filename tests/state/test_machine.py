@@ -257,7 +257,7 @@ def test_whatever_is_done_the_rows_fit_together(store: Store, long_campaign: boo
     run_state_machine_as_test(
         OnThisStore,
         settings=settings(
-            max_examples=150 if long_campaign else 30,
+            max_examples=150 if long_campaign else 20,
             stateful_step_count=60 if long_campaign else 40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

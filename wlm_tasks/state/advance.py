@@ -186,7 +186,8 @@ SET_EXPERIMENT: Final = (
         # Once a cancel is under way the only way on is its confirmation.
         (experiments.c.state != "CANCELLING") | (bindparam("b_state") == "CANCELLED"),
         # What has ended begins again with a retry only.
-        experiments.c.state.not_in(literal_states(*sorted(FINAL))) | (bindparam("b_state") == "QUEUED"),
+        experiments.c.state.not_in(literal_states(*sorted(FINAL)))
+        | (bindparam("b_state") == "QUEUED"),
     )
     .values(state=bindparam("b_state"), reason=bindparam("b_reason"), updated_at=db_now())
 )
@@ -220,12 +221,14 @@ def log(
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Append one event. Events of an experiment as a whole are then published."""
-    log_many(connection, [event(experiment_id, state, seq, epoch, worker, detail)])
+    row = event(experiment_id, state, seq=seq, epoch=epoch, worker=worker, detail=detail)
+    log_many(connection, [row])
 
 
 def event(
     experiment_id: str | None,
     state: str,
+    *,
     seq: int | None = None,
     epoch: int | None = None,
     worker: str | None = None,

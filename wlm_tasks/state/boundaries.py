@@ -201,7 +201,7 @@ def intake_boundary(planned: tuple[PlannedStep, ...], *, sent: bool) -> Boundary
     experiment = insert(experiments).values(
         {column: bindparam(f"b_{column}") for column in _INTAKE_COLUMNS},
     )
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "experiment_id": bindparam("b_id"),
             "seq": step.seq,

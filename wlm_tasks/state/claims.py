@@ -207,7 +207,7 @@ class Claims:
     def give_back(self, claim: Claim, progress: str | None = None) -> None:
         """End a slice: the step is ready again and its message is about to be sent again."""
         with self._database.write() as connection:
-            values = {} if progress is None else {"progress": progress}
+            values: dict[str, Any] = {} if progress is None else {"progress": progress}
             _end(connection, claim, StepState.READY, ready_at=True, sent_at=True, **values)
 
     def back_off(self, claim: Claim, reason: str, due_s: float) -> None:
@@ -236,9 +236,7 @@ class Claims:
     def progress(self, claim: Claim, progress: str, lease_s: float) -> None:
         """Save how far a step is, as JSON, and prolong its lease; nothing if the claim is lost."""
         with self._database.write() as connection:
-            connection.execute(
-                _RENEW.values(progress=progress), {**claim.key, "b_lease": lease_s}
-            )
+            connection.execute(_RENEW.values(progress=progress), {**claim.key, "b_lease": lease_s})
 
     def not_crashed(self, claim: Claim) -> None:
         """Take back one count of a crash: the former holder is alive, it only lost its channel."""
@@ -339,4 +337,3 @@ def claim_of(row: Any, spec: str = "") -> Claim:
         last=bool(row.last),
         spec=spec,
     )
-

@@ -72,12 +72,7 @@ class Coordination:
 
     def sites_to_poll(self, interval_s: dict[str, float], again_after_s: float) -> list[str]:
         """Sites with live jobs whose poll is due and not under way."""
-        live = (
-            select(jobs.c.site)
-            .where(IS_LIVE)
-            .distinct()
-            .subquery()
-        )
+        live = select(jobs.c.site).where(IS_LIVE).distinct().subquery()
         with self._database.read() as connection:
             rows = connection.execute(
                 select(

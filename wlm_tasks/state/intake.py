@@ -95,9 +95,7 @@ class Intake:
         row = {f"b_{name}": value for name, value in _row(new).items()}
         parameters = {**row, "b_detail": json.dumps(_accepted(new))}
         try:
-            self._database.swift.run(
-                intake_boundary(tuple(new.steps), sent=sent), parameters
-            )
+            self._database.swift.run(intake_boundary(tuple(new.steps), sent=sent), parameters)
         except IntegrityError as error:
             return self._existing(experiments, new.key, new.fingerprint, error)
         return new.id
@@ -178,7 +176,7 @@ class Intake:
             row = _experiment(connection, experiment_id)
             if row.state not in {*FINAL, ExperimentState.PAUSED}:
                 raise IllegalTransitionError(
-                    f"{experiment_id}: is {row.state}; only what is paused or has ended can be retried"
+                    f"{experiment_id}: is {row.state}; only what is paused or ended can be retried"
                 )
             rows = connection.execute(
                 select(steps).where(steps.c.experiment_id == experiment_id).order_by(steps.c.seq)
@@ -204,10 +202,7 @@ def _insert_members(
     connection.execute(insert(steps).values(ready_at=now), rows)
     log_many(
         connection,
-        [
-            event(one.id, ExperimentState.QUEUED, detail=_accepted(one))
-            for one in new
-        ],
+        [event(one.id, ExperimentState.QUEUED, detail=_accepted(one)) for one in new],
     )
 
 
@@ -324,7 +319,7 @@ def _refuse_live_job(connection: Connection, experiment: Row[Any], name: StepNam
     ).first()
     if live is not None:
         raise IllegalTransitionError(
-            f"{experiment.id}: its job {live.token} may still run and is being ended; try again soon"
+            f"{experiment.id}: its job {live.token} may still run and is being ended; try again"
         )
 
 

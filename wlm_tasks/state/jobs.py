@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from enum import Enum, auto
+from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
@@ -55,8 +56,10 @@ _LIVE_JOBS = (
 )
 
 
-#: The answer of a boundary that was not passed.
-_ELSEHOW: Final = object()
+class _Way(Enum):
+    """The answer of a boundary that was not passed."""
+
+    ELSEHOW = auto()
 
 
 class Jobs:
@@ -124,7 +127,7 @@ class Jobs:
         transaction, or None while the job runs.
         """
         following = self._submitted(claim, token, native_id, report, carry_on)
-        if following is not _ELSEHOW:
+        if following is not _Way.ELSEHOW:
             return following
         with self._database.write() as connection:
             self._done(connection, claim)
@@ -154,7 +157,7 @@ class Jobs:
         native_id: str,
         report: JobReport | None,
         carry_on: Holder | None,
-    ) -> Any:
+    ) -> NextStep | Claim | _Way | None:
         """The usual ways: the job runs, or it is over already and something follows."""
         holder = {} if carry_on is None else carry_on.parameters
         parameters = {
@@ -168,9 +171,9 @@ class Jobs:
         }
         if report is None:
             made = self._database.swift.run(submitted_boundary(), parameters)
-            return None if made else _ELSEHOW
+            return None if made else _Way.ELSEHOW
         if report.state is not JobRecord.SUCCEEDED:
-            return _ELSEHOW
+            return _Way.ELSEHOW
         parameters |= {
             "b_exit_code": report.exit_code,
             "b_started": report.started_at,
@@ -182,7 +185,7 @@ class Jobs:
         if "carried" in made:
             return claim_of(made["carried"])
         if "readied" not in made:
-            return _ELSEHOW
+            return _Way.ELSEHOW
         step = made["readied"]
         return NextStep(claim.experiment_id, (StepName(step.name),), step.priority)
 

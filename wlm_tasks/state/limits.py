@@ -35,6 +35,9 @@ _WAITING_SWEEPS = (
     .distinct()
 )
 
+#: Never claimed, and moved once at most: by its release, not by a cancel and then a retry.
+_NEVER_RETRIED = (steps.c.attempt == 0) & (steps.c.epoch < 2)  # noqa: PLR2004
+
 
 def releasable(connection: Connection, max_running: Mapping[str, int | None]) -> list[Any]:
     """Held steps that their site's and their sweep's limits let start now."""
@@ -150,10 +153,13 @@ def members_to_stop(connection: Connection, limit: int) -> list[str]:
     return list(
         connection.execute(
             select(experiments.c.id)
+            .join_from(experiments, steps, steps.c.experiment_id == experiments.c.id)
             .where(
                 OF_SWEEP,
                 experiments.c.state == ExperimentState.QUEUED.value,
                 experiments.c.sweep_id.in_(stopped),
+                steps.c.seq == 0,
+                _NEVER_RETRIED,
             )
             .limit(limit)
         ).scalars()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from wlm_tasks.model.states import LIVE_JOBS, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
@@ -92,12 +92,12 @@ def record_job(connection: Connection, report: JobReport) -> NextStep | None:
     return None if monitor is None else _after_end(connection, job, monitor, report)
 
 
-def _may_run_again(job: Row[Any], report: JobReport) -> bool:
+def _may_run_again(job: Any, report: JobReport) -> bool:
     return report.state is not JobRecord.SUCCEEDED and job.number < report.max_jobs
 
 
 def _after_end(
-    connection: Connection, job: Row[Any], monitor: Row[Any], report: JobReport
+    connection: Connection, job: Any, monitor: Any, report: JobReport
 ) -> NextStep | None:
     experiment_id, seq = job.experiment_id, monitor.seq
     detail = {"job": report.token, "exit_code": report.exit_code}

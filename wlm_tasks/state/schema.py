@@ -206,12 +206,13 @@ attempts: Final = table(
 )
 
 #: Conditions spelt out as the partial indexes have them; SQLite uses those for nothing else.
-IS_READY: Final = literal_column("steps.state = 'READY'")
-RIVAL_READY: Final = literal_column("rivals.state = 'READY'")
+IS_READY: Final[ColumnElement[bool]] = literal_column("steps.state = 'READY'")
+RIVAL_READY: Final[ColumnElement[bool]] = literal_column("rivals.state = 'READY'")
 _OPEN = "steps.state IN ('RUNNING', 'BACKOFF', 'HELD', 'PAUSED')"
-IS_LIVE: Final = literal_column("jobs.state IN ('INTENT', 'PENDING', 'RUNNING')")
-OF_SWEEP: Final = literal_column("experiments.sweep_id IS NOT NULL")
-UNPUBLISHED: Final = literal_column("events.published = 0")
+_LIVE = "jobs.state IN ('INTENT', 'PENDING', 'RUNNING')"
+IS_LIVE: Final[ColumnElement[bool]] = literal_column(_LIVE)
+OF_SWEEP: Final[ColumnElement[bool]] = literal_column("experiments.sweep_id IS NOT NULL")
+UNPUBLISHED: Final[ColumnElement[bool]] = literal_column("events.published = 0")
 
 
 def is_open(state: str) -> ColumnElement[bool]:

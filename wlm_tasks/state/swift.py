@@ -153,7 +153,9 @@ class _Compiled:
 
 
 def _row(name: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
-    return namedtuple(name, columns)._make  # type: ignore[misc,no-any-return]
+    kind: Any = namedtuple(name, columns)  # type: ignore[misc]  # the names are known at run time
+    make: Callable[[Sequence[Any]], Any] = kind._make
+    return make
 
 
 class _Sequence:
@@ -164,7 +166,7 @@ class _Sequence:
             (move, compiled := _Compiled(move.make(), dialect), _row(move.name, compiled.columns))
             for move in boundary.moves
         ]
-        columns = {name: bindparam(f"b_{name}") for name in _EVENT_COLUMNS}
+        columns: dict[str, Any] = {name: bindparam(f"b_{name}") for name in _EVENT_COLUMNS}
         self._log = _Compiled(insert(events).values({**columns, "at": db_now()}), dialect)
 
     def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +245,7 @@ class _Single:
 
 def _only(move: Move, made: Mapping[str, CTE]) -> Any:
     """The move's statement, made to look whether the others it depends on were made."""
-    conditions = []
+    conditions: list[Any] = []
     if move.after:
         conditions.append(exists(select(literal(1)).select_from(made[move.after])))
     if move.unless:

@@ -128,9 +128,7 @@ class Upkeep:
                     )
                 ).all()
                 known = {(step.experiment_id, step.seq): step.sent_at for step in part}
-                same = [
-                    row for row in rows if known[(row.experiment_id, row.seq)] == row.sent_at
-                ]
+                same = [row for row in rows if known[(row.experiment_id, row.seq)] == row.sent_at]
                 found += _with_segments(connection, same)
         return found
 
@@ -175,9 +173,7 @@ class Upkeep:
                 **when,
             )
 
-        return self._move_open(
-            StepState.RUNNING, steps.c.lease_until < db_now(), limit, release
-        )
+        return self._move_open(StepState.RUNNING, steps.c.lease_until < db_now(), limit, release)
 
     def _move_open(self, state: StepState, condition: Any, limit: int, move: Any) -> int:
         where = (is_open(state), condition)
@@ -229,17 +225,13 @@ class Upkeep:
             .where(IS_LIVE, experiments.c.state.not_in(limits.NOT_FINAL), due)
         )
         with self._database.read() as connection:
-            return list(
-                connection.execute(union_all(asked, left_over).limit(limit)).scalars()
-            )
+            return list(connection.execute(union_all(asked, left_over).limit(limit)).scalars())
 
     def cancel_sent(self, ids: Sequence[str]) -> None:
         """A message to end these experiments' jobs went out just now."""
         with self._database.write() as connection:
             connection.execute(
-                update(experiments)
-                .where(experiments.c.id.in_(ids))
-                .values(cancel_sent_at=db_now())
+                update(experiments).where(experiments.c.id.in_(ids)).values(cancel_sent_at=db_now())
             )
 
 

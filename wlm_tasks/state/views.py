@@ -185,7 +185,7 @@ class Views:
             return {row.id: ExperimentState(row.state) for row in rows}
 
     def find(self, prefix: str) -> str:
-        """The id of the experiment or sweep that begins with `prefix` (``exp-`` may be left out)."""
+        """The id of the experiment or sweep that begins with `prefix`; ``exp-`` may be left out."""
         prefixes = [prefix] if "-" in prefix else [f"exp-{prefix}", f"swp-{prefix}"]
         found: builtins.list[str] = []
         with self._database.read() as connection:
@@ -242,10 +242,7 @@ class Views:
                 .where(jobs.c.experiment_id == experiment_id)
                 .order_by(jobs.c.number)
             )
-            return [
-                JobView(**{**row._asdict(), "state": JobRecord(row.state)})  # noqa: SLF001 - namedtuple's public API
-                for row in rows
-            ]
+            return [JobView(**{**row._asdict(), "state": JobRecord(row.state)}) for row in rows]
 
     def attempts(self, experiment_id: str) -> Sequence[AttemptView]:
         """Every try of every step of an experiment, the newest last."""
@@ -255,7 +252,7 @@ class Views:
                 .where(attempts.c.experiment_id == experiment_id)
                 .order_by(attempts.c.started_at, attempts.c.seq, attempts.c.epoch)
             )
-            return [AttemptView(**row._asdict()) for row in rows]  # noqa: SLF001 - see jobs
+            return [AttemptView(**row._asdict()) for row in rows]
 
     def events(
         self, experiment_id: str | None = None, *, after: int = 0, limit: int = 1000
@@ -282,9 +279,7 @@ class Views:
     def sweep(self, sweep_id: str) -> SweepView:
         """One sweep by its whole id."""
         with self._database.read() as connection:
-            row = connection.execute(
-                select(sweeps).where(sweeps.c.id == sweep_id)
-            ).one_or_none()
+            row = connection.execute(select(sweeps).where(sweeps.c.id == sweep_id)).one_or_none()
             if row is None:
                 raise NotFoundError(f"sweep: got {sweep_id!r}, expected the id of one")
             counts = connection.execute(
@@ -322,9 +317,7 @@ class Views:
         """Ready steps by queue."""
         with self._database.read() as connection:
             rows = connection.execute(
-                select(steps.c.queue, func.count())
-                .where(IS_READY)
-                .group_by(steps.c.queue)
+                select(steps.c.queue, func.count()).where(IS_READY).group_by(steps.c.queue)
             )
             return dict(tuple(row) for row in rows)
 
