@@ -79,28 +79,30 @@ class Rows:
 
     def _check_jobs(self, experiment: Any, of_it: Sequence[Any], its_jobs: Sequence[Any]) -> None:
         live = [job for job in its_jobs if job.state in LIVE]
-        assert len(live) <= 1
+        assert len(live) <= 1, live
         if experiment.state == ES.DONE:
-            assert not live
+            assert not live, live
         [monitor] = [step for step in of_it if step.name == StepName.MONITOR]
         if monitor.state == StepState.WATCHING:
             # somebody looks after it, or it would wait for ever
-            assert [job.state in (JobRecord.PENDING, JobRecord.RUNNING) for job in live] == [True]
+            assert [job.state in (JobRecord.PENDING, JobRecord.RUNNING) for job in live] == [
+                True
+            ], live
         assert sorted(job.number for job in its_jobs) == list(range(1, len(its_jobs) + 1))
         for job in its_jobs:
-            assert (job.ended_at is None) == (job.state in LIVE)
+            assert (job.ended_at is None) == (job.state in LIVE), job
 
     def _check_epochs(self, of_it: Sequence[Any]) -> None:
         for step in of_it:
             key = (step.experiment_id, step.seq)
-            assert step.epoch >= self.epochs.get(key, 0)
+            assert step.epoch >= self.epochs.get(key, 0), step
             self.epochs[key] = step.epoch
-            assert step.attempt <= step.epoch
+            assert step.attempt <= step.epoch, step
             if step.state == StepState.RUNNING:
-                assert None not in (step.worker, step.message_id, step.lease_until)
-                assert step.ended_at is None
+                assert None not in (step.worker, step.message_id, step.lease_until), step
+                assert step.ended_at is None, step
             elif step.state != StepState.CANCELLED:
-                assert step.message_id is None
+                assert step.message_id is None, step
 
     def _check_log(self, log: Sequence[Any]) -> None:
         same = [(row.id, row.state, row.detail) for row in log[: len(self.log)]]

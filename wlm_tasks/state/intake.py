@@ -347,6 +347,7 @@ def _rewind(
             sent_at=None,
             ended_at=None,
             lease_until=None,
+            message_id=None,
             due_at=None,
             **more,
         )
