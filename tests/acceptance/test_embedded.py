@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from services.processes import Process, script, wait_for
-from wlm_tasks import Client, Experiment
+from wlm_tasks import Client, Experiment, Settings
 from wlm_tasks.config import load
+from wlm_tasks.config.settings import ControlSettings, SiteSettings
+from wlm_tasks.control.embedded import running
+from wlm_tasks.handles import ExperimentHandle
 from wlm_tasks.model.states import FINAL, ExperimentState
+from wlm_tasks.scheduler.submission import Submission, store_one
 
 COUNT = 40
 
@@ -76,3 +80,18 @@ def test_why_says_that_nobody_is_at_work(tmp_path: Path) -> None:
     )
     assert "wlm up" in handle.why()
     wait_for(lambda: handle.status is ExperimentState.QUEUED, 1)
+
+
+def test_a_message_lost_inside_the_process_is_sent_again(tmp_path: Path) -> None:
+    """A row that says sent while no message of it is anywhere: the sweeper looks here, too."""
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        control=ControlSettings(sweep_s=0.2, grace_s=0.2),
+        sites={"noop": SiteSettings(name="noop", kind="noop", scratch=str(tmp_path))},
+    )
+    with running(settings, concurrency=1):
+        client = Client(settings)
+        experiment = Experiment(name="lost", site="noop", commands=["true"])
+        client.schedule(experiment).wait(30)
+        lost, _new, _plan = store_one(client.runtime, Submission(experiment=experiment), sent=True)
+        ExperimentHandle(client, lost).wait(30)

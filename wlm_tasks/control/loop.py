@@ -59,10 +59,10 @@ class Control:
             _Scheduled("cancel", duties.cancel, tick_s),
             _Scheduled("poll", duties.poll, tick_s),
             _Scheduled("publish", lambda: outbox.publish(self._app), tick_s),
+            _Scheduled("sweep", duties.sweep, self._settings.sweep_s),
         ]
         if not self._app.settings.embedded:
             plan.append(_Scheduled("declare", self._declare, 30.0))
-            plan.append(_Scheduled("sweep", duties.sweep, self._settings.sweep_s))
         return plan
 
     def _dispatch(self) -> int:

@@ -208,7 +208,10 @@ class Claims:
         """End a slice: the step is ready again and its message is about to be sent again."""
         with self._database.write() as connection:
             values: dict[str, Any] = {} if progress is None else {"progress": progress}
-            _end(connection, claim, StepState.READY, ready_at=True, sent_at=True, **values)
+            # A slice that ended well shows that the step does not kill its workers.
+            _end(
+                connection, claim, StepState.READY, ready_at=True, sent_at=True, crashes=0, **values
+            )
 
     def back_off(self, claim: Claim, reason: str, due_s: float) -> None:
         """After a passing fault: try again in `due_s` seconds."""
