@@ -253,7 +253,7 @@ def test_doctor_and_queues_with_a_broker(
     assert "[FAIL] queue jobsub: PRECONDITION_FAILED" in shown
     assert shown.count("[FAIL]") == 1
     assert "x-" in shown
-    assert "rabbitmqctl delete_queue jobsub" in shown
+    assert "rabbitmqctl delete_queue -p VHOST jobsub" in shown
 
 
 def test_control_waits_for_its_broker(
