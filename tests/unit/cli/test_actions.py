@@ -51,7 +51,7 @@ def test_retry_runs_what_failed_again(world: World) -> None:
 
 def test_what_is_under_way_cannot_be_retried(world: World) -> None:
     told = world.wlm("retry", world.add(), code=1)
-    assert "is QUEUED; only what is paused or has ended can be retried" in told.stderr
+    assert "is QUEUED; only what is paused or ended can be retried" in told.stderr
 
 
 def test_retry_from_a_step(world: World) -> None:

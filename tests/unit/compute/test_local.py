@@ -105,7 +105,9 @@ class TestEnvironment:
         finally:
             signal.signal(signal.SIGINT, before)
         wait_for(lambda: "SigIgn" in local.output(spec.ref), what="the output")
-        assert local.output(spec.ref).split() == ["SigIgn:", "0" * 16]
+        ignored = int(local.output(spec.ref).split()[1], 16)
+        # 32 and 33 are the C library's own; it lets nobody change what became of them
+        assert ignored & ~(1 << 31 | 1 << 32) == 0
         assert local.backend.cancel(spec.ref)
         assert local.status(spec.ref).exit_code == 128 + signal.SIGINT
 
