@@ -17,11 +17,10 @@ from kombu import Exchange, Queue
 
 BROKER: Final = "BARE_BROKER"
 LEDGER: Final = "BARE_LEDGER"
-PREFETCH: Final = "BARE_PREFETCH"
 QUEUES: Final = ("envsetup", "staging", "jobsub", "staging")
 
 
-def make_app(broker: str, prefetch: int = 1) -> Celery:
+def make_app(broker: str) -> Celery:
     """A Celery app as its documentation would have it for work that must not get lost."""
     made = Celery("bare", broker=broker, set_as_current=False)
     exchange = Exchange("bare", type="direct", durable=True)
@@ -30,7 +29,6 @@ def make_app(broker: str, prefetch: int = 1) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_ignore_result=True,
-        worker_prefetch_multiplier=prefetch,
         task_create_missing_queues=False,
         broker_connection_retry_on_startup=True,
         task_queues=[
@@ -44,7 +42,7 @@ def make_app(broker: str, prefetch: int = 1) -> Celery:
     return made
 
 
-app: Final = make_app(os.environ.get(BROKER, "memory://"), int(os.environ.get(PREFETCH, "1")))
+app: Final = make_app(os.environ.get(BROKER, "memory://"))
 
 
 @app.task(name="bare.step", shared=False)
@@ -92,5 +90,6 @@ def finished(ledger: Path) -> dict[int, float]:
     """When each workflow that is in the ledger was finished (seconds since the epoch)."""
     if not ledger.exists():
         return {}
-    lines = (line.split() for line in ledger.read_text().splitlines())
+    whole = ledger.read_text().rpartition("\n")[0]  # a line may just be being written
+    lines = (line.split() for line in whole.splitlines())
     return {int(number): float(at) for at, number in lines}

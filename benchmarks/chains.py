@@ -55,7 +55,7 @@ def run_bare(stand: Services, pool: tuple[str, ...], count: int) -> float:
     """Bare chains a second, from the first being sent to the last being finished."""
     directory = stand.new_directory("bare")
     url, ledger = stand.rabbitmq.new_vhost(), directory / "ledger"
-    env = {bare.BROKER: url, bare.LEDGER: str(ledger), bare.PREFETCH: "4", **python_path()}
+    env = {bare.BROKER: url, bare.LEDGER: str(ledger), **python_path()}
     os.environ |= env
     sender = bare.make_app(url)
     log = directory / "worker.log"

@@ -19,6 +19,8 @@ from services.rabbitmq import PrivateRabbitMQ
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 #: a worker says nothing to its neighbours: what is measured is steps
 QUIET: Final = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING")
+#: messages on their way to each slot, for both sides: with steps this short one is not enough
+PREFETCH: Final = ("--prefetch-multiplier", "4")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def worker(
     app: str, pool: tuple[str, ...], queues: Iterable[str], env: Mapping[str, str], log: Path
 ) -> Process:
     """Start a Celery worker; `pool` are its words for the pool, such as ``("-P", "solo")``."""
-    words = [script("celery"), "-A", app, "worker", *pool, "-Q", ",".join(queues), *QUIET]
+    words = [script("celery"), "-A", app, "worker", *pool, *PREFETCH, *QUIET]
+    words += ["-Q", ",".join(queues)]
     return Process(words, log=log, env={**os.environ, **env}, cwd=log.parent)
 
 

@@ -95,8 +95,11 @@ def make_rabbitmq(
         server.close()
 
 
+MakePostgreSQL = Callable[[], PrivatePostgreSQL]
+
+
 @pytest.fixture
-def make_postgresql(session_dir: Path) -> Iterator[Callable[[], PrivatePostgreSQL]]:
+def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
     """Start PostgreSQL servers of the test's own."""
     require_service("PostgreSQL", PrivatePostgreSQL.available())
     made: list[PrivatePostgreSQL] = []

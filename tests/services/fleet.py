@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from services.postgresql import PrivatePostgreSQL
 from services.processes import Process, children, script, wait_for
 from services.rabbitmq import PrivateRabbitMQ
 from wlm_tasks.api import Client
@@ -191,12 +192,17 @@ class Chaos:
     fleet: Fleet
     broker: PrivateRabbitMQ
     seed: int
+    postgresql: PrivatePostgreSQL | None = None
     pause_s: tuple[float, float] = (0.3, 1.5)
     #: how often each target is drawn
     weights: dict[str, int] = field(
         default_factory=lambda: {"worker": 4, "child": 6, "control": 3, "broker": 1}
     )
     done: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        if self.postgresql is not None:
+            self.weights = {**self.weights, "database": 3}
 
     def run_until(self, ended: Callable[[], bool], *, faults: int, timeout_s: float) -> None:
         """Kill until `ended` or `faults` kills are done, then wait for the end."""
@@ -239,3 +245,9 @@ class Chaos:
         """KILL the broker and start it again on the same data."""
         self.broker.kill9()
         self.broker.start()
+
+    def kill_database(self, _rng: random.Random) -> None:
+        """KILL PostgreSQL, which loses what it had not flushed, and start it again."""
+        assert self.postgresql is not None
+        self.postgresql.kill9()
+        self.postgresql.start()

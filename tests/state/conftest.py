@@ -83,7 +83,8 @@ def url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def _open(url: str) -> Store:
     store = Store(url)
     if store.database.is_sqlite:
-        event.listen(store.database._writer, "connect", _without_sync)
+        for engine in store.database.engines:
+            event.listen(engine, "connect", _without_sync)
     return store
 
 

@@ -11,6 +11,9 @@ from state.world import World, new
 
 from services.postgresql import PrivatePostgreSQL
 from wlm_tasks.errors import ConfigError, ServiceError
+from wlm_tasks.model.states import ExperimentState
+from wlm_tasks.model.steps import PlannedStep, StepName
+from wlm_tasks.state.boundaries import INTENT, claim_boundary, intake_boundary
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.store import Store
 
@@ -96,9 +99,10 @@ def test_another_thread_may_take_the_last_connection_at_hand(world: World) -> No
         def __bool__(self) -> bool:
             return True  # there was one when it was looked at
 
-    world.store.database.swift._idle = TakenMeanwhile()
+    connections = world.store.database.swift._lazy
+    connections._idle = TakenMeanwhile()
     claim = world.claim(world.add())
-    world.store.database.swift._idle = TakenMeanwhile()
+    connections._idle = TakenMeanwhile()
     world.store.claims.finish(claim, carry_on=None)
     assert world.steps(claim.experiment_id)[0] == "DONE"
     world.store.database.swift.close()
@@ -137,3 +141,28 @@ def test_a_store_outlives_a_restart_of_its_server(
     store.claims.finish(claim, carry_on=None)
     assert world.steps(claim.experiment_id)[:2] == ["DONE", "READY"]
     store.close()
+
+
+def test_what_cannot_be_done_again_is_flushed(url: str) -> None:
+    """The settings of the databases themselves, on connections as the usual way takes them."""
+    database = Database(url)
+    if database.is_sqlite:
+        assert _setting(database.swift._flushing, "PRAGMA synchronous") == 2  # FULL
+        assert _setting(database.swift._lazy, "PRAGMA synchronous") == 1  # NORMAL
+    else:
+        with database.read() as connection:
+            own = connection.exec_driver_sql("SHOW synchronous_commit").scalar()
+        assert _setting(database.swift._flushing, "SHOW synchronous_commit") == own
+        assert _setting(database.swift._lazy, "SHOW synchronous_commit") == "off"
+    database.close()
+    assert INTENT.flushed
+    assert intake_boundary((PlannedStep(0, StepName.SUBMIT),), sent=False).flushed
+    assert not claim_boundary(ExperimentState.PREPARING, 1).flushed
+
+
+def _setting(connections: Any, ask: str) -> Any:
+    connection = connections.take()
+    try:
+        return connection.dbapi_connection.execute(ask).fetchone()[0]
+    finally:
+        connections.give_back(connection)

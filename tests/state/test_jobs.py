@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from state.world import MONITOR, STAGE_OUT, SUBMIT, World, holder
 
+from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim
@@ -239,3 +242,19 @@ def test_confirmation_for_an_experiment_that_is_not_cancelled(world: World) -> N
     assert not world.store.jobs.cancelled(experiment_id, [])
     assert world.state(experiment_id) is ExperimentState.SUBMITTED
     assert not world.store.jobs.cancelled("exp-none", [])
+
+
+@pytest.mark.parametrize("max_running", [None, 5])
+def test_a_claim_that_a_power_cut_undid_submits_nothing(
+    world: World, max_running: int | None
+) -> None:
+    """Claims are not flushed: another one may get the same epoch, even under the same message."""
+    lost = world.running(SUBMIT)
+    time.sleep(0.01)  # SQLite's clock has milliseconds
+    world.sql("UPDATE steps SET state = 'READY', epoch = epoch - 1 WHERE name = 'submit'")
+    claim = world.claim(lost.experiment_id, SUBMIT)
+    assert (claim.epoch, claim.seq) == (lost.epoch, lost.seq)
+    with pytest.raises(FencedError):
+        world.intend(lost, max_running=max_running)
+    assert world.job_states(claim.experiment_id) == []
+    assert world.intend(claim, max_running=max_running)

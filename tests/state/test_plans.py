@@ -55,7 +55,7 @@ class Watched:
 def watched(app: WlmCelery) -> Watched:
     made = Watched()
     database: Database = app.runtime.store.database
-    for engine in (database._writer, database._reader):
+    for engine in database.engines:
         event.listen(engine, "connect", made.connected)
     return made
 

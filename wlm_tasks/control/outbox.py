@@ -30,6 +30,7 @@ def publish(app: WlmCelery) -> int:
     while True:
         waiting = coordination.unpublished(BATCH)
         if waiting and not app.settings.embedded:
+            coordination.flush()
             _send(app, waiting)
         if waiting:
             coordination.mark_published([event.id for event in waiting])

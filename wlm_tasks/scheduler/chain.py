@@ -3,22 +3,39 @@
 A chain carries the experiment's id and nothing else; what to do stands in the rows. Its tasks get
 ids that say what they are (``exp-abc.submit.1f3a``), the same on every redelivery, and the stamp
 ``experiment_id``, by which Flower and event consumers find the steps of one experiment.
+
+Composing and serializing a chain costs Celery more than a worker needs to record a step, and two
+chains of the same steps differ in a few ids only. So a chain is composed once for each run of
+steps, and its message is kept with blanks where those ids go (`_Form`).
 """
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, Final
 
 from amqp.exceptions import AMQPError
-from celery import Celery, chain
+from celery import Celery, chain, signals
 from kombu.exceptions import OperationalError
 
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.steps import QUEUES, SYSTEM_PRIORITY, StepName, task_name
 from wlm_tasks.state.advance import NextStep
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The message whose task sends the next one."""
+
+    message_id: str
+    root_id: str
 
 
 def task_id(experiment_id: str, name: StepName, nonce: str) -> str:
@@ -52,21 +69,102 @@ def build_chain(app: Celery, step: NextStep, nonce: str | None = None) -> Any:
     return composed
 
 
-def send(app: Celery, ready: Iterable[NextStep]) -> None:
-    """Send the chains of these steps over one connection.
+def send(app: Celery, ready: Iterable[NextStep], parent: Parent | None = None) -> None:
+    """Send the chains of these steps over one connection; `parent` goes on with its own chain.
 
     Raises `ServiceError` if the broker is out of reach; nothing is lost by that, for control
     sends later whatever the rows say is ready.
     """
     with _broker(), app.producer_pool.acquire(block=True) as producer:
         for step in ready:
-            build_chain(app, step).apply_async(producer=producer)
+            nonce = secrets.token_hex(3) if parent is None else nonce_of(parent.message_id)
+            if _somebody_listens(app):
+                _publish(build_chain(app, step, nonce), parent, producer)
+            else:
+                form = _form(app, step.segment, step.priority)
+                form.send(producer, step.experiment_id, nonce, parent)
 
 
 def send_system(app: Celery, task: str, args: Sequence[Any], queue: str) -> None:
     """Send a poll or a cancel, ahead of every experiment. Raises `ServiceError` as `send` does."""
     with _broker():
         app.send_task(task, args=tuple(args), queue=queue, priority=SYSTEM_PRIORITY)
+
+
+def _somebody_listens(app: Celery) -> bool:
+    """Whether Celery itself has to send: for an event or a signal, it fills in more."""
+    return bool(
+        app.conf.task_send_sent_event
+        or signals.before_task_publish.receivers
+        or signals.after_task_publish.receivers
+    )
+
+
+def _publish(composed: Any, parent: Parent | None, producer: Any) -> None:
+    """Have Celery send a chain: the message of its first task carries the rest, last one first."""
+    tasks = list(getattr(composed, "tasks", [composed]))
+    ids = {} if parent is None else {"parent_id": parent.message_id, "root_id": parent.root_id}
+    tasks[0].apply_async(chain=tasks[:0:-1] or None, producer=producer, **ids)
+
+
+#: What stands for the ids in a form.
+_BLANKS: Final = {name: f"@{name}@" for name in ("experiment", "nonce", "parent", "root")}
+_BLANK: Final = re.compile("|".join(_BLANKS.values()))
+
+
+class _Form:
+    """The message of a run of steps, to be filled in with ids and sent."""
+
+    def __init__(self, app: Celery, segment: tuple[StepName, ...], priority: int) -> None:
+        step = NextStep(_BLANKS["experiment"], segment, priority)
+        recorder = _Recorder()
+        parent = Parent(_BLANKS["parent"], _BLANKS["root"])
+        _publish(build_chain(app, step, _BLANKS["nonce"]), parent, recorder)
+        body, options = recorder.sent
+        self._first = segment[0]
+        self._declare = options.pop("declare")
+        self._body = json.dumps(body)
+        self._own = json.dumps({name: options.pop(name) for name in ("headers", "correlation_id")})
+        del options["serializer"]
+        self._options = {
+            **options,
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+        }
+
+    def send(self, producer: Any, experiment_id: str, nonce: str, parent: Parent | None) -> None:
+        """Publish the message."""
+        root = task_id(experiment_id, self._first, nonce) if parent is None else parent.root_id
+        ids = {
+            _BLANKS["experiment"]: experiment_id,
+            _BLANKS["nonce"]: nonce,
+            _BLANKS["parent"]: "" if parent is None else parent.message_id,
+            _BLANKS["root"]: root,
+        }
+        words = {blank: json.dumps(value)[1:-1] for blank, value in ids.items()}
+        own = json.loads(_fill(self._own, words))
+        if parent is None:
+            own["headers"]["parent_id"] = None
+        producer.publish(_fill(self._body, words), declare=self._declare, **own, **self._options)
+        self._declare = []  # once is enough: control and workers see to it that queues are there
+
+
+def _fill(text: str, words: dict[str, str]) -> str:
+    return _BLANK.sub(lambda found: words[found[0]], text)
+
+
+class _Recorder:
+    """A producer that keeps what it is to publish."""
+
+    connection = SimpleNamespace(_reraise_as_library_errors=nullcontext)
+
+    def publish(self, body: Any, **options: Any) -> None:
+        self.sent = body, options
+
+
+@lru_cache(maxsize=256)
+def _form(app: Celery, segment: tuple[StepName, ...], priority: int) -> _Form:
+    return _Form(app, segment, priority)
 
 
 @contextmanager

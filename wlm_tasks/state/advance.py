@@ -97,6 +97,7 @@ RETURNED = (
     steps.c.last,
     steps.c.priority,
     steps.c.epoch,
+    steps.c.started_at,
     steps.c.attempt,
     steps.c.tries,
     steps.c.crashes,

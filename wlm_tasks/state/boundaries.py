@@ -229,7 +229,8 @@ def intake_boundary(planned: tuple[PlannedStep, ...], *, sent: bool) -> Boundary
                 name="planned",
                 make=lambda: insert(steps).values(rows).returning(steps.c.experiment_id),
             ),
-        )
+        ),
+        flushed=True,
     )
 
 
@@ -295,13 +296,18 @@ def _job(values: dict[str, Any], *conditions: ColumnElement[bool]) -> Update:
 
 
 def _held() -> Select[Any]:
-    """The claim, locked until the intent is committed: a cancel sees the one or the other."""
+    """The claim, locked until the intent is committed: a cancel sees the one or the other.
+
+    Claims are not flushed: after a power cut another one may get the same epoch. The time when
+    it was made tells the two apart, before anything is submitted.
+    """
     return (
         select(steps.c.experiment_id)
         .where(
             steps.c.experiment_id == bindparam("b_experiment"),
             steps.c.seq == bindparam("b_seq"),
             steps.c.epoch == bindparam("b_epoch"),
+            steps.c.started_at == bindparam("b_since"),
             steps.c.state == literal_column("'RUNNING'"),
         )
         .with_for_update()
@@ -332,5 +338,6 @@ INTENT: Final = Boundary(
     (
         Move(name="held", make=_held),
         Move(name="intent", make=_intent, after="held"),
-    )
+    ),
+    flushed=True,
 )

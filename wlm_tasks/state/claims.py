@@ -54,6 +54,7 @@ class Claim:
     seq: int
     name: StepName
     epoch: int
+    since: float  #: when it was claimed, by the database's clock
     priority: int
     attempt: int  #: how often the step was claimed, this time included
     tries: int  #: transient errors so far
@@ -133,14 +134,9 @@ class Claims:
         if not holder.redelivered:
             state = experiment_state(name, StepState.RUNNING, last=False)
             if state is not None:
-                boundary = claim_boundary(state, len(holder.queues))
                 made = self._database.swift.run(
-                    boundary,
-                    {
-                        "b_experiment": experiment_id,
-                        "b_name": name.value,
-                        **holder.parameters,
-                    },
+                    claim_boundary(state, len(holder.queues)),
+                    {"b_experiment": experiment_id, "b_name": name.value, **holder.parameters},
                 )
                 if made:
                     return claim_of(made["claimed"], made["claimed"].spec)
@@ -333,6 +329,7 @@ def claim_of(row: Any, spec: str = "") -> Claim:
         seq=row.seq,
         name=StepName(row.name),
         epoch=row.epoch,
+        since=row.started_at,
         priority=row.priority,
         attempt=row.attempt,
         tries=row.tries,

@@ -146,6 +146,15 @@ class Coordination:
                 for row in rows
             ]
 
+    def flush(self) -> None:
+        """Have all that was committed so far on the disk: no power cut takes back what is told."""
+        statement = self._insert(leases).values(name="flush", holder="", expires_at=db_now())
+        statement = statement.on_conflict_do_update(
+            index_elements=[leases.c.name], set_={"expires_at": db_now()}
+        )
+        with self._database.write() as connection:
+            connection.execute(statement)
+
     def mark_published(self, ids: Sequence[int]) -> None:
         """These events are with the broker."""
         with self._database.write() as connection:

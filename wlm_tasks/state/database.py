@@ -37,8 +37,17 @@ class Database:
             raise ConfigError(f"database_url: {error}") from error
         self._writer = self._engine(immediate=True)
         self._reader = self._engine(immediate=False)
-        #: the usual way of a step; on PostgreSQL each of its statements is a transaction
-        self.swift = Swift(self._writer if self.is_sqlite else self._reader, self._trouble)
+        self._lazy = self._engine(immediate=self.is_sqlite)
+        event.listen(self._lazy, "connect", _flush_later_sqlite if self.is_sqlite else _flush_later)
+        # on PostgreSQL each statement of the usual way is a transaction
+        usual = self._writer if self.is_sqlite else self._reader
+        #: the usual way of a step
+        self.swift = Swift(usual, self._lazy, self._trouble)
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Every engine, to be listened to or closed."""
+        return self._writer, self._reader, self._lazy
 
     def _engine(self, *, immediate: bool) -> Engine:
         try:
@@ -154,8 +163,8 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.swift.close()
-        self._writer.dispose()
-        self._reader.dispose()
+        for engine in self.engines:
+            engine.dispose()
 
 
 def _lacks_tables(said: Any) -> bool:
@@ -181,6 +190,14 @@ def _use_wal(cursor: Any) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.01)
+
+
+def _flush_later_sqlite(dbapi_connection: Any, _record: Any) -> None:
+    dbapi_connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _flush_later(dbapi_connection: Any, _record: Any) -> None:
+    dbapi_connection.execute("SET synchronous_commit TO off")
 
 
 def _never_sleep(dbapi_connection: Any, _record: Any) -> None:

@@ -80,7 +80,13 @@ class Jobs:
             token = job_token(claim.experiment_id, 1)
             made = self._database.swift.run(
                 INTENT,
-                {**claim.key, "b_token": token, "b_site": site, "b_workdir": workdir},
+                {
+                    **claim.key,
+                    "b_since": claim.since,
+                    "b_token": token,
+                    "b_site": site,
+                    "b_workdir": workdir,
+                },
             )
             if "intent" in made:
                 return token
@@ -294,6 +300,7 @@ def _check_claim(connection: Connection, claim: Claim) -> None:
             steps.c.experiment_id == claim.experiment_id,
             steps.c.seq == claim.seq,
             steps.c.epoch == claim.epoch,
+            steps.c.started_at == claim.since,
             steps.c.state == StepState.RUNNING.value,
         )
         .with_for_update()

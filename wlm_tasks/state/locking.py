@@ -10,7 +10,7 @@ from typing import Any, Final
 #: Seconds a writer waits for SQLite's single write lock.
 BUSY_TIMEOUT_S: Final = 30
 #: Seconds between two looks at that lock, at first and at last.
-_FIRST_PAUSE_S: Final = 0.0003
+_FIRST_PAUSE_S: Final = 0.0001
 _LAST_PAUSE_S: Final = 0.005
 
 
@@ -31,4 +31,4 @@ def begin_immediate(raw: Any) -> None:
         else:
             return
         time.sleep(random.uniform(0.5, 1.5) * pause_s)  # noqa: S311 - no secret
-        pause_s = min(1.1 * pause_s, _LAST_PAUSE_S)
+        pause_s = min(1.2 * pause_s, _LAST_PAUSE_S)

@@ -4,6 +4,11 @@ A step is claimed and recorded by a few guarded updates with an event each, alwa
 and many times a second. Such a `Boundary` is made of SQLAlchemy's statements, which are compiled
 once and then go straight to the driver: on SQLite one after the other in one transaction, on
 PostgreSQL as a single statement (one round trip, and a transaction of its own).
+
+What cannot be done again is flushed to the disk before anybody acts on it: an experiment that was
+accepted, the intent to submit a job. Any other boundary outlives the crash of every process, but
+a power cut may undo it, and then a step that can be repeated is repeated. Both databases write
+one log in order, so whatever is flushed takes everything before it along.
 """
 
 from __future__ import annotations
@@ -72,19 +77,21 @@ class Boundary:
 
     moves: tuple[Move, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)  #: of parameters
+    flushed: bool = False  #: on the disk when `Swift.run` returns
 
 
 class Swift:
-    """Runs boundaries on an engine's connections."""
+    """Runs boundaries on an engine's connections, those not to be flushed on a lazy engine's."""
 
     def __init__(
-        self, engine: Engine, trouble: Callable[[BaseException], Exception | None]
+        self, engine: Engine, lazy: Engine, trouble: Callable[[BaseException], Exception | None]
     ) -> None:
-        self._engine = engine
+        self._flushing = _Connections(engine)
+        self._lazy = _Connections(lazy)
+        self._dialect = engine.dialect
         self._trouble = trouble
-        self._script = _Sequence if engine.dialect.name == "sqlite" else _Single
+        self._script = _Sequence if self._dialect.name == "sqlite" else _Single
         self._scripts: dict[Boundary, _Sequence | _Single] = {}
-        self._idle: list[PoolProxiedConnection] = []
 
     def run(self, boundary: Boundary, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The rows returned, by the names of the moves that were made; empty if none was.
@@ -94,24 +101,47 @@ class Swift:
         """
         script = self._scripts.get(boundary)
         if script is None:
-            script = self._scripts[boundary] = self._script(boundary, self._engine.dialect)
+            script = self._scripts[boundary] = self._script(boundary, self._dialect)
+        connections = self._flushing if boundary.flushed else self._lazy
         connection = None
         try:
-            connection = self._take()
+            connection = connections.take()
             rows = script.run(connection.dbapi_connection, {**boundary.defaults, **parameters})
         except BaseException as error:
-            self._drop(connection)
+            connections.drop(connection)
             trouble = self._trouble(error)
             if trouble is None:
                 raise
             raise trouble from error
+        connections.give_back(connection)
+        return rows
+
+    def close(self) -> None:
+        """Give back the connections at hand."""
+        self._flushing.close()
+        self._lazy.close()
+
+
+class _Connections:
+    """An engine's connections, a few of them kept at hand between transactions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._idle: list[PoolProxiedConnection] = []
+
+    def take(self) -> PoolProxiedConnection:
+        try:
+            return self._idle.pop()
+        except IndexError:  # asking first would be a race against other threads
+            return self._engine.raw_connection()
+
+    def give_back(self, connection: PoolProxiedConnection) -> None:
         if len(self._idle) < _KEPT:
             self._idle.append(connection)
         else:
             connection.close()
-        return rows
 
-    def _drop(self, connection: PoolProxiedConnection | None) -> None:
+    def drop(self, connection: PoolProxiedConnection | None) -> None:
         """Throw away a connection that may be broken, and those that may have broken with it."""
         if connection is not None:
             connection.invalidate()
@@ -119,14 +149,7 @@ class Swift:
             while True:
                 self._idle.pop().invalidate()
 
-    def _take(self) -> PoolProxiedConnection:
-        try:
-            return self._idle.pop()
-        except IndexError:  # asking first would be a race against other threads
-            return self._engine.raw_connection()
-
     def close(self) -> None:
-        """Give back the connections at hand."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 from celery.canvas import maybe_signature
+from celery.signals import before_task_publish
 from kombu.exceptions import OperationalError
 from unit.scheduler.conftest import Queues
 
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.scheduler.chain import build_chain, nonce_of, send, send_system, task_id
+from wlm_tasks.scheduler.chain import (
+    Parent,
+    build_chain,
+    nonce_of,
+    send,
+    send_system,
+    task_id,
+)
 from wlm_tasks.state.advance import NextStep
 
 SETUP, STAGE_IN, SUBMIT = StepName.SETUP, StepName.STAGE_IN, StepName.SUBMIT
@@ -164,3 +172,79 @@ def test_the_next_task_of_a_chain_keeps_its_priority(app: WlmCelery, queues: Que
     assert message.properties["priority"] == 9
     assert message.headers["id"].startswith("exp-abcdefghij.stage_in.")
     assert message.payload[0] == ["exp-abcdefghij"]
+
+
+def _seen(message: Any) -> dict[str, Any]:
+    """All that a worker sees of a message, but for addresses that are made anew each time."""
+    properties = {
+        name: value
+        for name, value in message.properties.items()
+        if name not in ("delivery_tag", "reply_to")
+    }
+    args, kwargs, embed = message.payload
+    rest = [
+        {**task, "options": {k: v for k, v in task["options"].items() if k != "reply_to"}}
+        for task in embed["chain"] or []
+    ]
+    return {
+        "headers": message.headers,
+        "properties": properties,
+        "type": (message.content_type, message.content_encoding),
+        "payload": (args, kwargs, {**embed, "chain": rest}),
+        "delivery_info": message.delivery_info,
+    }
+
+
+@pytest.mark.parametrize("segment", [WHOLE.segment, (STAGE_IN, SUBMIT), (STAGE_OUT,)])
+def test_what_is_sent_is_what_celery_sends_for_the_chain(
+    app: WlmCelery,
+    queues: Queues,
+    segment: tuple[StepName, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda _size: "1f3a")
+    step = NextStep("exp-abcdefghij", segment, 9)
+    build_chain(app, step).apply_async()
+    send(app, [step])
+    [found] = queues.take_all().values()
+    celerys, ours = map(_seen, found)
+    assert ours == celerys
+
+
+def test_the_rest_of_a_chain_goes_on_with_its_ids(app: WlmCelery, queues: Queues) -> None:
+    send(app, [WHOLE])
+    [first] = queues.take("envsetup")
+    parent = Parent(first.headers["id"], first.headers["root_id"])
+    send(app, [NextStep(WHOLE.experiment_id, (STAGE_IN, SUBMIT), 9)], parent)
+    [second] = queues.take("staging")
+    assert [second.headers["id"]] == [
+        task["options"]["task_id"] for task in _rest(first) if task["task"] == "wlm.stage_in"
+    ]
+    assert second.headers["parent_id"] == second.headers["root_id"] == first.headers["id"]
+
+
+def test_a_strange_id_stays_inside_its_message(app: WlmCelery, queues: Queues) -> None:
+    strange = Parent('"}\\ @nonce@ @experiment@', "root")
+    send(app, [WHOLE], strange)
+    [message] = queues.take("envsetup")
+    assert message.headers["parent_id"] == strange.message_id
+    assert message.headers["root_id"] == "root"
+
+
+def test_who_listens_for_celerys_signals_hears_them(app: WlmCelery, queues: Queues) -> None:
+    heard: list[str] = []
+
+    def listen(sender: str, headers: dict[str, Any], **_more: Any) -> None:
+        heard.append(sender)
+        headers["traced"] = "yes"
+
+    before_task_publish.connect(listen)
+    try:
+        send(app, [WHOLE], Parent("exp-abcdefghij.setup.1f3a", "exp-abcdefghij.setup.1f3a"))
+    finally:
+        before_task_publish.disconnect(listen)
+    assert heard == ["wlm.setup"]
+    [message] = queues.take("envsetup")
+    assert message.headers["traced"] == "yes"
+    assert message.headers["parent_id"] == "exp-abcdefghij.setup.1f3a"
+    assert [task["task"] for task in _rest(message)] == ["wlm.stage_in", "wlm.submit"]
