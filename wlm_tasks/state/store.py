@@ -7,8 +7,8 @@ from wlm_tasks.state.coordination import Coordination
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.intake import Intake
 from wlm_tasks.state.jobs import Jobs
+from wlm_tasks.state.queries import Views
 from wlm_tasks.state.upkeep import Upkeep
-from wlm_tasks.state.views import Views
 
 
 class Store:
