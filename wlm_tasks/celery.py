@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import cached_property
 from typing import Any, Final
 
 from celery import Celery
@@ -85,6 +86,12 @@ class WlmCelery(Celery):
         self.conf.update(broker_url=broker_url(settings))
         if settings.embedded:
             self.conf.update(broker_transport_options={"polling_interval": MEMORY_POLL_S})
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 - Celery's name
+        """The class of this app's workers."""
+        name: Any = "wlm_tasks.tasks.worker:Worker"  # imported only where a worker is started
+        return self.subclass_with_self(name)
 
     @property
     def runtime(self) -> Runtime:

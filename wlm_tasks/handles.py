@@ -235,19 +235,11 @@ class SweepHandle:
         return sorted(found, key=lambda view: view.member or 0)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One flat dictionary a member: id, state, reason, times, parameters."""
-        return [
-            {
-                "id": view.id,
-                "member": view.member,
-                "state": str(view.state),
-                "reason": view.reason,
-                "created_at": view.created_at,
-                "ended_at": view.ended_at,
-                **view.params,
-            }
-            for view in self._views()
-        ]
+        """One flat dictionary a member: id, state, reason, times, parameters.
+
+        A parameter with the name of one of these, such as ``state``, is under ``param.state``.
+        """
+        return [_record(view) for view in self._views()]
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> SweepHandle:
         """Wait until every member has ended; errors as for one experiment."""
@@ -303,3 +295,16 @@ def _event_line(at: float, name: str, event: Any) -> str:
         words.append(f"by {event.worker}")
     words += [f"{key}={value}" for key, value in event.detail.items() if value is not None]
     return "  ".join(words)
+
+
+def _record(view: ExperimentView) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "id": view.id,
+        "member": view.member,
+        "state": str(view.state),
+        "reason": view.reason,
+        "created_at": view.created_at,
+        "ended_at": view.ended_at,
+    }
+    params = {f"param.{k}" if k in record else k: value for k, value in view.params.items()}
+    return {**record, **params}

@@ -204,5 +204,7 @@ def test_a_misspelt_queue_ends_the_worker(spawn: Spawn, broker_url: str, tmp_pat
         env={**environ, "WLM_DATA_DIR": str(tmp_path)},
         cwd=tmp_path,
     )
-    assert worker.wait(60) != 0
-    assert "jobsbu" in worker.output
+    assert worker.wait(60) == 2
+    assert "Traceback" not in worker.output
+    assert "-Q: got 'jobsbu', expected some of envsetup," in worker.output
+    assert "did you mean jobsub?" in worker.output

@@ -189,3 +189,13 @@ def test_a_sweep_of_ten_thousand(client: Client, tmp_path: Path) -> None:
         counts = Counter(dict(tuple(row) for row in rows))
     assert counts == {"READY": 50, "HELD": 9950, "WAITING": 30_000}
     assert client.store.coordination.count_unpublished() == 10_000
+
+
+def test_the_records_of_a_sweep(client: Client, tmp_path: Path) -> None:
+    odd = MELT.model_copy(update={"commands": ("echo {T} {state}",), "outputs": ()})
+    handle = client.schedule_sweep(odd, {"T": [1, 2], "state": ["solid"]}, base=tmp_path)
+    records = handle.to_records()
+    assert [record["member"] for record in records] == [0, 1]
+    assert [record["T"] for record in records] == [1, 2]
+    assert {record["state"] for record in records} == {"QUEUED"}
+    assert {record["param.state"] for record in records} == {"solid"}
