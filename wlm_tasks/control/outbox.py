@@ -44,7 +44,7 @@ def _send(app: WlmCelery, waiting: list[OutboxEvent]) -> None:
     """Publish a batch and wait once until the broker has confirmed all of it."""
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1)
+            connection.ensure_connection(max_retries=1, interval_start=0.1)
             channel: Any = connection.default_channel
             EVENTS(channel).declare()
             confirms = _Confirms(channel, len(waiting))
