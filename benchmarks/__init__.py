@@ -1,7 +1,8 @@
-"""Benchmarks: ours beside bare Celery, in one run on private services.
+"""Benchmarks on private services: ours beside bare Celery, and beside what is asked of it.
 
-``python -m benchmarks`` prints a table; ``benchmarks/RESULTS.md`` keeps the last result that was
-worth keeping. They need what the integration tests need: ``scripts/setup``.
+``python -m benchmarks`` runs all of them and prints their tables, ``python -m benchmarks -h`` lists
+them; ``benchmarks/RESULTS.md`` keeps the last result that was worth keeping. They need what the
+integration tests need: ``scripts/setup``.
 """
 
 import sys

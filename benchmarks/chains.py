@@ -7,10 +7,9 @@ ours; ratios are taken within a round, and their median is what counts.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +17,10 @@ from typing import Final
 import rich
 from rich.table import Table
 
-from benchmarks import bare, ours
-from benchmarks.rig import Services, python_path, services, worker
-from wlm_tasks.model.experiment import Experiment, Transfer
+from benchmarks import ours, theirs
+from benchmarks.rig import PREFORK, SOLO, Services, services
+from benchmarks.work import SWEPT
 
-PREFORK: Final = ("-P", "prefork", "-c", "2")
-SOLO: Final = ("-P", "solo")
 WARM: Final = 20
 #: name, database, carry-on, and the ratio to a bare chain that is asked for
 SETUPS: Final = (
@@ -31,14 +28,6 @@ SETUPS: Final = (
     ("each step by message, PostgreSQL", "postgresql", False, 0.5),
     ("carry-on, SQLite", "sqlite", True, 2.0),
     ("carry-on, PostgreSQL", "postgresql", True, 1.2),
-)
-#: setup, stage_in, submit and stage_out run as tasks; the job ends at once
-SWEPT: Final = Experiment(
-    "noop",
-    "bench",
-    ["true {n}"],
-    inputs=[Transfer("noop://lab/in", "in")],
-    outputs=[Transfer("out", "noop://lab/out-{n}")],
 )
 
 
@@ -53,20 +42,12 @@ class Measured:
 
 def run_bare(stand: Services, pool: tuple[str, ...], count: int) -> float:
     """Bare chains a second, from the first being sent to the last being finished."""
-    directory = stand.new_directory("bare")
-    url, ledger = stand.rabbitmq.new_vhost(), directory / "ledger"
-    env = {bare.BROKER: url, bare.LEDGER: str(ledger), **python_path()}
-    os.environ |= env
-    sender = bare.make_app(url)
-    log = directory / "worker.log"
-    with worker("benchmarks.bare:app", pool, set(bare.QUEUES), env, log) as process:
-        bare.send(sender, range(WARM))
-        process.wait_for(lambda: len(bare.finished(ledger)) == WARM, 60, "the warm-up")
+    with theirs.system(stand, pool) as system:
+        system.warm_up(WARM)
         start = time.time()
-        bare.send(sender, range(WARM, WARM + count))
-        process.wait_for(lambda: len(bare.finished(ledger)) == WARM + count, 600, "all chains")
-        end = max(bare.finished(ledger).values())
-    sender.close()
+        system.send(range(WARM, WARM + count))
+        system.process.wait_for(lambda: len(system.finished()) == WARM + count, 600, "all chains")
+        end = max(system.finished().values())
     return count / (end - start)
 
 
@@ -74,7 +55,7 @@ def run_ours(stand: Services, database: str, count: int, *, carry_on: bool) -> f
     """Experiments a second, from their being handed in as a sweep to the last being DONE."""
     with (
         ours.system(stand, database, carry_on=carry_on) as system,
-        system.start_control(),
+        system.start("control"),
         system.start_worker(PREFORK) as process,
     ):
         system.client.schedule_sweep(SWEPT, {"n": list(range(WARM))})
@@ -113,18 +94,16 @@ def table(measured: list[Measured]) -> Table:
     return shown
 
 
-def main() -> None:
-    """Parse, measure, show."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: ArgumentParser) -> None:
+    """Say how much to run."""
     parser.add_argument("-n", type=int, default=1000, help="workflows a run (default: 1000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
-    given = parser.parse_args()
+
+
+def run(given: Namespace) -> None:
+    """Measure and show."""
     measured: list[Measured] = []
     for one in measure(given.n, given.rounds):
         rich.print(f"{one.name:36} {one.rate:8.1f}/s  ratio {one.ratio:.2f}")
         measured.append(one)
     rich.print(table(measured))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import func, select
 
-from benchmarks.rig import Services, worker
+from benchmarks.rig import Services, watch, worker
 from services.processes import Process, script
 from wlm_tasks.api import Client
 from wlm_tasks.config import load
-from wlm_tasks.model.experiment import Experiment, Transfer
-from wlm_tasks.model.states import FINAL
-from wlm_tasks.state.schema import experiments, steps
+from wlm_tasks.model.experiment import Experiment
+from wlm_tasks.model.states import FINAL, ExperimentState
+from wlm_tasks.state.schema import experiments, metadata, steps
 from wlm_tasks.state.store import Store
+from wlm_tasks.state.views import ExperimentView
 
 QUEUES: Final = ("envsetup", "staging", "jobsub", "monitor", "scheduler")
-#: four steps run as tasks (setup, stage_in, submit, stage_out) and a job that ends at once
-NOOP: Final = Experiment(
-    "noop",
-    "bench",
-    ["true"],
-    inputs=[Transfer("noop://lab/in", "in")],
-    outputs=[Transfer("out", "noop://lab/out")],
-)
 
 
 @dataclass(frozen=True)
@@ -45,18 +37,46 @@ class System:
         """The rows."""
         return self.client.store
 
-    def start_worker(self, pool: tuple[str, ...]) -> Process:
-        """Start a worker on all queues."""
-        return worker("wlm_tasks", pool, QUEUES, self.env, self.directory / "worker.log")
+    def start_worker(self, pool: tuple[str, ...], **options: Any) -> Process:
+        """Start a worker on all queues; `options` as for `rig.worker`."""
+        log = self.directory / "worker.log"
+        return worker("wlm_tasks", pool, QUEUES, self.env, log, **options)
 
-    def start_control(self) -> Process:
-        """Start a control process."""
+    def start(self, command: str) -> Process:
+        """Start ``wlm control`` or ``wlm up``."""
         return Process(
-            [script("wlm"), "control"],
-            log=self.directory / "control.log",
+            [script("wlm"), command],
+            log=self.directory / f"{command}.log",
             env={**os.environ, **self.env},
             cwd=self.directory,
         )
+
+    def warm_up(self, experiment: Experiment, count: int, process: Process) -> None:
+        """Hand in the first `count` experiments, so that all that works has worked before."""
+        for _ in range(count):
+            self.client.schedule(experiment)
+        wait_for(self, count, process, 60)
+
+    def wait_closely(self, experiment_id: str, process: Process) -> ExperimentView:
+        """Wait for one experiment's end, looking every millisecond; raises if it is not DONE."""
+        query = select(experiments.c.ended_at).where(experiments.c.id == experiment_id)
+        with self.store.database.read() as connection:
+            watch(
+                process,
+                lambda: connection.execute(query).scalar_one() is not None,
+                f"the end of {experiment_id}",
+            )
+        view = self.store.views.experiment(experiment_id)
+        if view.state is not ExperimentState.DONE:
+            raise RuntimeError(f"{experiment_id} is {view.state}: {view.reason}")
+        return view
+
+    def count(self, table: str) -> dict[str, int]:
+        """How many rows of a table are in each state."""
+        state = metadata.tables[table].c.state
+        query = select(state, func.count()).group_by(state)
+        with self.store.database.read() as connection:
+            return {str(name): int(number) for name, number in connection.execute(query)}
 
     def done(self) -> int:
         """How many experiments are DONE by their own record."""
@@ -120,8 +140,3 @@ def wait_for(system: System, count: int, process: Process, timeout: float = 300.
     process.wait_for(lambda: system.ended() >= count, timeout, f"{count} experiments end")
     if system.done() != count:
         raise RuntimeError(f"{system.done()} of {count} experiments are DONE")
-
-
-def now() -> float:
-    """Seconds since the epoch."""
-    return time.time()

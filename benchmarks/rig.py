@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,17 @@ from typing import Final
 
 from services.guardian import Guardian
 from services.postgresql import PrivatePostgreSQL
-from services.processes import Process, children, script
+from services.processes import Process, children, script, wait_for
 from services.rabbitmq import PrivateRabbitMQ
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+#: seconds between two close looks: little beside what is measured
+_CLOSE_S: Final = 0.001
+#: both kinds of database
+DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+#: the words for a worker's pool
+PREFORK: Final = ("-P", "prefork", "-c", "2")
+SOLO: Final = ("-P", "solo")
 #: a worker says nothing to its neighbours: what is measured is steps
 QUIET: Final = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING")
 #: messages on their way to each slot, for both sides: with steps this short one is not enough
@@ -57,12 +65,41 @@ def services() -> Iterator[Services]:
 
 
 def worker(
-    app: str, pool: tuple[str, ...], queues: Iterable[str], env: Mapping[str, str], log: Path
+    app: str,
+    pool: tuple[str, ...],
+    queues: Iterable[str],
+    env: Mapping[str, str],
+    log: Path,
+    *,
+    options: tuple[str, ...] = (*PREFETCH, *QUIET),
 ) -> Process:
     """Start a Celery worker; `pool` are its words for the pool, such as ``("-P", "solo")``."""
-    words = [script("celery"), "-A", app, "worker", *pool, *PREFETCH, *QUIET]
-    words += ["-Q", ",".join(queues)]
+    words = [script("celery"), "-A", app, "worker", *pool, *options, "-Q", ",".join(queues)]
     return Process(words, log=log, env={**os.environ, **env}, cwd=log.parent)
+
+
+def watch(process: Process, condition: Callable[[], bool], what: str) -> None:
+    """Wait until `process` has brought something about, looking every millisecond for a minute."""
+    try:
+        wait_for(condition, 60.0, what, _CLOSE_S)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}; {process!r} wrote last:\n{process.tail()}") from None
+
+
+def program(argv: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 600.0) -> str:
+    """Run a program to its end and return what it wrote; `RuntimeError` if it fails."""
+    done = subprocess.run(
+        argv,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stderr}")
+    return done.stdout
 
 
 def python_path() -> dict[str, str]:

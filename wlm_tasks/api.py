@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wlm_tasks.bell import ring
 from wlm_tasks.celery import WlmCelery, make_app
 from wlm_tasks.config import Settings
 from wlm_tasks.errors import ServiceError
@@ -127,7 +126,7 @@ class Client:
 
     def wake(self) -> None:
         """Tell control processes on this host that there is something to do."""
-        ring(self.runtime.bells)
+        self.runtime.wake()
 
     def _prepared(self) -> Runtime:
         """The runtime, once its tables are there."""

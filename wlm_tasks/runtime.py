@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from wlm_tasks.bell import ring
 from wlm_tasks.compute.base import ComputeBackend
 from wlm_tasks.config import Settings, SiteSettings
 from wlm_tasks.errors import InvalidExperimentError
@@ -45,6 +46,10 @@ class Runtime:
     def bells(self) -> Path:
         """Where processes of this host leave their doorbells."""
         return self.settings.data_dir / "bells"
+
+    def wake(self) -> None:
+        """Tell control processes on this host that there is something to do."""
+        ring(self.bells, "work")
 
     def site(self, name: str) -> Site:
         """A configured site; raises `InvalidExperimentError` if there is none of that name."""

@@ -63,13 +63,17 @@ def test_kill_9_of_the_embedded_system(tmp_path: Path) -> None:
 def test_work_handed_in_before_and_after_the_start(tmp_path: Path) -> None:
     """Another process may hand in at any time; a bell wakes the running one."""
     config = tmp_path / "wlm.toml"
-    config.write_text(f'data_dir = "{tmp_path}/data"\n[control]\ntick_s = 6\n')
+    config.write_text(f'data_dir = "{tmp_path}/data"\n[control]\ntick_s = 80\nlease_s = 200\n')
     environ = {**os.environ, "WLM_CONFIG": str(config)}
     client = Client(load(config, {}))
     before = client.schedule(Experiment(name="before", site="local", commands=["true"]))
     with Process([script("wlm"), "up"], log=tmp_path / "up.log", env=environ) as process:
         process.wait_for(lambda: before.status is ExperimentState.DONE, 40, "the first")
-        client.schedule(Experiment(name="after", site="local", commands=["true"])).wait(40)
+        client.schedule(Experiment(name="after", site="local", commands=["true"])).wait(20)
+        sweep = client.schedule_sweep(
+            Experiment(name="sweep", site="local", commands=["true {n}"]), {"n": [1, 2]}
+        )
+        sweep.wait(20)
 
 
 def test_why_says_that_nobody_is_at_work(tmp_path: Path) -> None:

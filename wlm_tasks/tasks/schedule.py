@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from celery import Task
 
-from wlm_tasks.bell import ring
 from wlm_tasks.celery import WlmCelery, app
 from wlm_tasks.errors import InputError, InvalidExperimentError
 from wlm_tasks.model.checks import problem
@@ -64,7 +63,7 @@ def _take_in(runtime: Runtime, submission: Submission) -> str:
         taken_in, new, _planned = store_one(runtime, submission, sent=False)
         if not new:
             runtime.store.coordination.announce(taken_in)
-    ring(runtime.bells)
+    runtime.wake()
     return taken_in
 
 
