@@ -84,6 +84,8 @@ task_publish_retry_policy = {
 # A step goes on when its worker loses the connection; its epoch keeps it from doing harm.
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_hijack_root_logger = True
+# Checks each message's form; Celery's own ends the worker over a malformed one.
+worker_consumer = "wlm_tasks.tasks.consumer:Consumer"
 worker_proc_alive_timeout = 30
 # One more message for every step; workers started with -E send it all the same.
 task_send_sent_event = False

@@ -34,6 +34,7 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pid = os.getpid()
+        self.stopping = threading.Event()  #: long work ends its slice
         self._sites: dict[str, Site] = {}
         self._lock = threading.Lock()
 

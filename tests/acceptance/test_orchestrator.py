@@ -153,6 +153,16 @@ def test_a_failure_is_told_with_its_reason(orchestrator: MockOrchestrator) -> No
             {"sweep_mode": "cross"},
             "sweep_mode",
         ),
+        (
+            {"name": "x", "site": "local", "commands": ["true"]},
+            {"prams": {"n": 1}},
+            "argument: got 'prams'",
+        ),
+        (
+            {"name": "x", "site": "local", "commands": ["echo {n}"]},
+            {"sweep": {"n": [1]}, "max_active": 2**70},
+            "max_active",
+        ),
     ],
 )
 def test_bad_input_is_told_and_writes_nothing(
@@ -170,6 +180,16 @@ def test_bad_input_is_told_and_writes_nothing(
     assert routing_key == f"submission.{key}.REJECTED"
     assert expected in body["reason"]
     assert len(fleet.client.list()) == before
+
+
+def test_a_long_key_of_many_bytes_stops_nobody(orchestrator: MockOrchestrator) -> None:
+    """AMQP's routing keys end at 255 bytes; the event carries the whole key."""
+    long = chr(0xE9) * 150
+    orchestrator.schedule({"name": "x"}, key=long)
+    orchestrator.until(long, {"REJECTED"})
+    assert orchestrator.events[-1][0] == f"submission.{chr(0xE9) * 100}.REJECTED"
+    orchestrator.schedule({"name": "x", "site": "local", "commands": ["true"]}, key="after-it")
+    orchestrator.until("after-it", {"DONE"})
 
 
 def test_a_sweep_by_message(fleet: Fleet, orchestrator: MockOrchestrator) -> None:

@@ -19,6 +19,7 @@ from state.world import (
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, StepState
 from wlm_tasks.state.claims import Claim, GoOn, Leave
+from wlm_tasks.state.jobs import Intent
 
 
 def test_a_ready_step_is_claimed_and_counted(world: World) -> None:
@@ -168,7 +169,9 @@ def _writes(world: World, claim: Claim) -> dict[str, Callable[[], object]]:
         "fail": lambda: claims.fail(claim, "broken"),
         "intend": lambda: world.intend(claim),
         "submitted": lambda: world.store.jobs.submitted(claim, "wlm-x-1", "n"),
-        "rejected": lambda: world.store.jobs.rejected(claim, "wlm-x-1", "no"),
+        "rejected": lambda: world.store.jobs.rejected(
+            claim, Intent(token="wlm-x-1", workdir="/w", first=True), "no"
+        ),
     }
 
 

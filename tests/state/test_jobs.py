@@ -11,7 +11,7 @@ from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim
-from wlm_tasks.state.jobs import Held
+from wlm_tasks.state.jobs import Held, Intent
 from wlm_tasks.state.reports import JobReport
 
 ENDED = [JobRecord.SUCCEEDED, JobRecord.FAILED, JobRecord.CANCELLED, JobRecord.LOST]
@@ -82,7 +82,7 @@ def test_and_of_none_less_urgent(world: World, priority: str, goes: bool) -> Non
     jobs = world.store.jobs
     assert isinstance(jobs.intend(other, site="alpha", workdir="/w", max_running=0), Held)
     got = jobs.intend(claim, site="alpha", workdir="/w", max_running=1)
-    assert isinstance(got, str) is goes
+    assert isinstance(got, Intent) is goes
 
 
 def test_the_site_has_the_job(world: World) -> None:
@@ -229,7 +229,8 @@ def test_a_report_of_an_intent_or_of_nothing_is_nothing(world: World) -> None:
 def test_a_refused_job(world: World) -> None:
     claim = world.running(SUBMIT)
     token = world.intend(claim)
-    world.store.jobs.rejected(claim, token, "no such partition: gold")
+    first = Intent(token=token, workdir="/w", first=True)
+    world.store.jobs.rejected(claim, first, "no such partition: gold")
     view = world.store.views.experiment(claim.experiment_id)
     assert (view.state, view.reason) == (ExperimentState.FAILED, "no such partition: gold")
     [job] = world.store.views.jobs(claim.experiment_id)
@@ -258,3 +259,27 @@ def test_a_claim_that_a_power_cut_undid_submits_nothing(
         world.intend(lost, max_running=max_running)
     assert world.job_states(claim.experiment_id) == []
     assert world.intend(claim, max_running=max_running)
+
+
+def test_a_second_submit_goes_where_the_first_went(world: World) -> None:
+    """The site's scratch may have changed since; the job of the token has not moved."""
+    jobs, claim = world.store.jobs, world.running(SUBMIT)
+    first = jobs.intend(claim, site="alpha", workdir="/old/w", max_running=None)
+    again = jobs.intend(claim, site="alpha", workdir="/new/w", max_running=None)
+    assert isinstance(first, Intent)
+    assert isinstance(again, Intent)
+    assert (first.workdir, first.first) == ("/old/w", True)
+    assert (again.workdir, again.first, again.token) == ("/old/w", False, first.token)
+
+
+def test_a_refusal_does_not_forget_what_another_claim_may_have_submitted(world: World) -> None:
+    claim = world.running(SUBMIT)
+    world.intend(claim)
+    again = world.store.claims.claim(claim.experiment_id, SUBMIT, holder(redelivered=True))
+    assert isinstance(again, Claim)
+    intent = world.store.jobs.intend(again, site="alpha", workdir="/w", max_running=None)
+    assert isinstance(intent, Intent)
+    world.store.jobs.rejected(again, intent, "no such directory")
+    assert world.state(claim.experiment_id) is ExperimentState.FAILED
+    assert world.job_states(claim.experiment_id) == [JobRecord.INTENT]
+    assert world.store.upkeep.to_cancel(1) == [claim.experiment_id]

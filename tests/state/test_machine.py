@@ -27,6 +27,7 @@ from wlm_tasks.errors import FencedError, IllegalTransitionError, NotFoundError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import STEP_QUEUES, StepName
 from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.jobs import Intent
 from wlm_tasks.state.schema import metadata
 from wlm_tasks.state.store import Store
 
@@ -134,9 +135,10 @@ class Machine(RuleBasedStateMachine):
         return multiple() if carried is None else carried
 
     def _submit(self, claim: Claim, message: str | None, queues: Any) -> Any:
-        token = self._write(claim, lambda: self._intend(claim, 3))
-        if not isinstance(token, str):
+        intent = self._write(claim, lambda: self._intend(claim, 3))
+        if not isinstance(intent, Intent):
             return multiple()
+        token = intent.token
         carry_on = None if message is None else holder(message, queues=queues)
         following = self.store.jobs.submitted(claim, token, f"n-{token}", carry_on=carry_on)
         assert following is None
@@ -164,9 +166,9 @@ class Machine(RuleBasedStateMachine):
     @rule(claim=claims)
     def reject(self, claim: Claim) -> None:
         if claim.name is SUBMIT and self._held(claim):
-            token = self._intend(claim, 9)
-            if isinstance(token, str):
-                self.store.jobs.rejected(claim, token, "no such partition")
+            intent = self._intend(claim, 9)
+            if isinstance(intent, Intent):
+                self.store.jobs.rejected(claim, intent, "no such partition")
 
     @rule(claim=claims)
     def signs_of_life(self, claim: Claim) -> None:

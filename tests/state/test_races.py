@@ -11,7 +11,7 @@ from state.world import MONITOR, SETUP, STAGE_IN, SUBMIT, World, holder, in_thre
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.state.claims import Claim, GoOn, Leave
-from wlm_tasks.state.jobs import Held
+from wlm_tasks.state.jobs import Held, Intent
 from wlm_tasks.state.reports import JobReport
 
 OPEN = {"READY", "RUNNING", "WATCHING", "BACKOFF", "HELD", "PAUSED", "WAITING"}
@@ -194,11 +194,11 @@ def test_take_over_against_the_old_holder(world: World) -> None:
 def test_a_sites_cap_holds_against_8_submitters(world: World) -> None:
     claims = [world.running(SUBMIT) for _ in range(8)]
 
-    def intend(number: int) -> str | Held:
+    def intend(number: int) -> Intent | Held:
         return world.store.jobs.intend(claims[number], site="alpha", workdir="/w", max_running=3)
 
     results = in_threads(8, intend)
-    assert sum(isinstance(one, str) for one in results) == 3, results
+    assert sum(isinstance(one, Intent) for one in results) == 3, results
     assert sum(isinstance(one, Held) for one in results) == 5, results
 
 

@@ -127,6 +127,8 @@ def test_a_paused_submit_goes_on_with_its_token(world: World) -> None:
     token = world.intend(claim)
     world.store.claims.pause(claim, "the site did not answer")
     assert world.store.upkeep.to_cancel(0) == []
+    with pytest.raises(IllegalTransitionError, match=f"{token} may run.*from submit or cancel"):
+        world.store.intake.retry(claim.experiment_id, SETUP)  # its input would change under it
     world.store.intake.retry(claim.experiment_id)
     assert world.submit(claim.experiment_id) == token
 

@@ -15,6 +15,7 @@ from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
+from wlm_tasks.state.jobs import Intent
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.state.store import Store
 from wlm_tasks.state.views import StepView
@@ -156,11 +157,11 @@ class World:
 
     def intend(self, claim: Claim, *, site: str = "alpha", max_running: int | None = None) -> str:
         """Commit the intent of a job."""
-        token = self.store.jobs.intend(
+        intent = self.store.jobs.intend(
             claim, site=site, workdir=f"/scratch/{claim.experiment_id}", max_running=max_running
         )
-        assert isinstance(token, str), token
-        return token
+        assert isinstance(intent, Intent), intent
+        return intent.token
 
     def submit(self, experiment_id: str) -> str:
         """Hand in the job of an experiment whose submit step is ready; returns its token."""

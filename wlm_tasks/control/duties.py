@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,8 +17,45 @@ from wlm_tasks.tasks.watching import cancel_jobs
 _log = logging.getLogger(__name__)
 #: Chains sent in one go; a queue of waiting work is longer than that only for a while.
 BATCH = 500
-#: Seconds after which a poll or a cancel whose message shows no effect is asked for again.
+#: Seconds after which a poll whose message shows no effect is asked for again.
 AGAIN_AFTER_S = 30.0
+#: The same for a cancel that is not confirmed: at first and at last. A cancel leaves before the
+#: grace is over, so this decides how soon after it KILL is sent.
+CANCEL_AGAIN_S = (3.0, 30.0)
+#: How fast that grows, in parts of the time since the first.
+_CANCEL_PACE = 0.1
+#: More than are asked for in one go: those that wait longer must not hide the new ones.
+_CANCELS_SEEN = 10 * BATCH
+#: Seconds in which cancels are done here while the broker is away: in one go, and for each.
+_INLINE_S = 2.0
+_INLINE_WAIT_S = 0.2
+#: Seconds between two warnings about that.
+_QUIET_S = 30.0
+
+
+@dataclass
+class _Cancels:
+    """When each cancel was asked for first and is to be asked for again.
+
+    It is a matter of pace only: a control process that knows nothing of it begins anew.
+    """
+
+    times: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def due(self, waiting: list[str]) -> list[str]:
+        """Those of the cancels not confirmed that are to be asked for now."""
+        now = time.monotonic()
+        return [id_ for id_ in waiting if id_ not in self.times or self.times[id_][1] <= now]
+
+    def asked(self, ids: list[str]) -> None:
+        """Note that these were asked for just now, and forget the ones that are over."""
+        now = time.monotonic()
+        for id_ in ids:
+            first = self.times.get(id_, (now, now))[0]
+            soonest, latest = CANCEL_AGAIN_S
+            pause = min(max((now - first) * _CANCEL_PACE, soonest), latest)
+            self.times[id_] = first, now + pause
+        self.times = {id_: at for id_, at in self.times.items() if at[1] > now - 2 * latest}
 
 
 @dataclass
@@ -26,6 +64,8 @@ class Duties:
 
     app: WlmCelery
     sweeper: Sweeper = field(init=False)
+    _cancels: _Cancels = field(init=False, default_factory=_Cancels)
+    _warned: float = field(init=False, default=-_QUIET_S)
 
     def __post_init__(self) -> None:
         """Prepare the sweeper, which remembers what it saw last time."""
@@ -91,16 +131,31 @@ class Duties:
     def cancel(self) -> int:
         """Have the jobs of cancelled experiments ended; here, if the broker is out of reach."""
         upkeep = self.runtime.store.upkeep
-        ids = upkeep.to_cancel(AGAIN_AFTER_S)
-        for experiment_id in ids:
-            try:
-                send_system(self.app, "wlm.cancel", [experiment_id], "monitor")
-            except ServiceError as error:
+        waiting = upkeep.to_cancel(CANCEL_AGAIN_S[0], _CANCELS_SEEN)
+        asked: list[str] = []
+        broker = True
+        stop = time.monotonic() + _INLINE_S
+        for experiment_id in self._cancels.due(waiting)[:BATCH]:
+            broker = broker and self._send_cancel(experiment_id)
+            if not broker:
+                if time.monotonic() > stop:
+                    break  # the rest with the next tick: other duties wait
+                cancel_jobs(self.runtime, experiment_id, wait_s=_INLINE_WAIT_S)
+            asked.append(experiment_id)
+        if asked:
+            self._cancels.asked(asked)
+            upkeep.cancel_sent(asked)
+        return len(asked)
+
+    def _send_cancel(self, experiment_id: str) -> bool:
+        try:
+            send_system(self.app, "wlm.cancel", [experiment_id], "monitor")
+        except ServiceError as error:
+            if time.monotonic() - self._warned >= _QUIET_S:
+                self._warned = time.monotonic()
                 _log.warning("%s: cancelling from here: %s", experiment_id, error)
-                cancel_jobs(self.runtime, experiment_id)
-        if ids:
-            upkeep.cancel_sent(ids)
-        return len(ids)
+            return False
+        return True
 
     def sweep(self) -> int:
         """Send again what the rows say is in a queue and is not."""

@@ -43,13 +43,22 @@ class Embedded:
                 "start `celery -A wlm_tasks worker` and `wlm control`"
             )
         self._lock = lock or _take_lock(settings)
+        try:
+            self._prepare(settings, concurrency)
+        except BaseException:
+            if lock is None:
+                self._lock.release()
+            raise
+
+    def _prepare(self, settings: Settings, concurrency: int | None) -> None:
         self._app: WlmCelery = app
         app.use(settings)
         app.set_default()  # pool threads look for it there
         app.conf.worker_redirect_stdouts = False
         app.conf.worker_hijack_root_logger = False
         app.runtime.store.database.upgrade()
-        self._forget_former_messages()
+        # the messages of an earlier process died with it, and so did its claims
+        app.runtime.store.upkeep.forget_sent()
         self._control = Control(app)
         self._worker = app.WorkController(
             pool="threads",
@@ -66,17 +75,14 @@ class Embedded:
             threading.Thread(target=self._worker.start, name="worker", daemon=True),
         ]
 
-    def _forget_former_messages(self) -> None:
-        """The messages of an earlier process died with it, and so did its claims."""
-        self._app.runtime.store.upkeep.forget_sent()
-
     def start(self) -> None:
         """Start working; returns at once."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Finish the steps in hand and stop."""
+        """Finish the steps in hand, or their slices, and stop."""
+        self._app.runtime.stopping.set()
         self._control.stop()
         self._worker.stop(in_sighandler=False)
         for thread in self._threads:

@@ -15,6 +15,8 @@ from wlm_tasks.state.coordination import OutboxEvent
 
 #: Events published between two waits for the broker's confirmation.
 BATCH = 500
+#: Most bytes of a sender's key in a routing key, of which AMQP allows 255.
+_KEY_BYTES = 200
 #: Seconds to wait for the broker's confirmation before the batch is published again.
 CONFIRM_TIMEOUT_S = 10.0
 
@@ -44,7 +46,7 @@ def _send(app: WlmCelery, waiting: list[OutboxEvent]) -> None:
     """Publish a batch and wait once until the broker has confirmed all of it."""
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.1)
+            connection.ensure_connection(max_retries=1, interval_start=0)
             channel: Any = connection.default_channel
             EVENTS(channel).declare()
             confirms = _Confirms(channel, len(waiting))
@@ -79,6 +81,8 @@ class _Confirms:
         self.missing = set(range(1, count + 1))  #: delivery tags
         channel.confirm_select()
         channel.events["basic_ack"].add(self._acked)
+        # A consumer's queue that is full and rejects is its owner's wish; others have the event.
+        channel.events["basic_nack"].add(self._acked)
 
     def _acked(self, delivery_tag: int, multiple: bool) -> None:
         if multiple:
@@ -91,7 +95,8 @@ def routing_key(event: OutboxEvent) -> str:
     """``experiment.<id>.<state>``, or ``submission.<key>.REJECTED`` for what never became one."""
     if event.experiment_id is None:
         key = str(event.detail.get("key") or "none").replace(".", "_")
-        return f"submission.{key}.{event.state}"[:255]
+        short = key.encode(errors="replace")[:_KEY_BYTES].decode(errors="ignore")
+        return f"submission.{short}.{event.state}"
     return f"experiment.{event.experiment_id}.{event.state}"
 
 

@@ -31,7 +31,7 @@ def declare(app: WlmCelery) -> None:
     """Declare every exchange and queue; what is there already stays as it is."""
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.1)
+            connection.ensure_connection(max_retries=1, interval_start=0)
             with connection.channel() as channel:
                 EVENTS(channel).declare()
                 DEAD_QUEUE(channel).declare()
@@ -51,7 +51,7 @@ def depths(app: WlmCelery, queues: Sequence[str]) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.1)
+            connection.ensure_connection(max_retries=1, interval_start=0)
             for queue in queues:
                 with closing(cast(Any, connection.channel())) as channel:
                     try:

@@ -135,6 +135,7 @@ def finish_boundary(*, last: bool, queues: int | None) -> Boundary:
         return Boundary(
             (done, _experiment(ended, after="done")),
             {**_ENDED, "b_state": ended.value, "b_reason": None},
+            flushed=True,  # whoever reads DONE may clean up
         )
     return Boundary((done, *_next_moves("done", queues)), _ENDED)
 

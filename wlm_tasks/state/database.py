@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from wlm_tasks.errors import ConfigError, ServiceError
 from wlm_tasks.state.locking import BUSY_TIMEOUT_S, begin_immediate
@@ -92,6 +93,8 @@ class Database:
 
     def _trouble(self, error: BaseException) -> Exception | None:
         """What to raise instead of an error of the driver; None for any other error."""
+        if isinstance(error, PoolTimeoutError):
+            return ServiceError(f"database {self.url.render_as_string()}: {error}")
         dbapi: Any = self._writer.dialect.loaded_dbapi
         if isinstance(error, dbapi.IntegrityError):
             return IntegrityError(None, None, error)
@@ -99,6 +102,7 @@ class Database:
         if not isinstance(said, dbapi.Error):
             return None
         passing = isinstance(said, dbapi.OperationalError | dbapi.InterfaceError)
+        passing = passing or _cannot_write(said)
         if passing or type(said) is dbapi.DatabaseError or _lacks_tables(said):
             return self._unreachable(said)
         return None
@@ -165,6 +169,11 @@ class Database:
         self.swift.close()
         for engine in self.engines:
             engine.dispose()
+
+
+def _cannot_write(said: Any) -> bool:
+    """SQLSTATE class 25: a server that just became a standby, above all."""
+    return str(getattr(said, "sqlstate", None) or "").startswith("25")
 
 
 def _lacks_tables(said: Any) -> bool:

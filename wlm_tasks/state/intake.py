@@ -309,18 +309,18 @@ def _refuse_live_job(connection: Connection, experiment: Row[Any], name: StepNam
     if name is StepName.STAGE_OUT:
         return
     # A paused submit goes on with its intent. That of one that has ended is being cancelled,
-    # and a new attempt must not get its token.
+    # and a new attempt must not get its token; nor may its input change under it.
     paused = experiment.state == ExperimentState.PAUSED
+    goes_on = paused and name is StepName.SUBMIT
     live = connection.execute(
         select(jobs.c.token).where(
             jobs.c.experiment_id == experiment.id,
-            jobs.c.state.in_(LIVE_JOBS - {JobRecord.INTENT} if paused else LIVE_JOBS),
+            jobs.c.state.in_(LIVE_JOBS - {JobRecord.INTENT} if goes_on else LIVE_JOBS),
         )
     ).first()
     if live is not None:
-        raise IllegalTransitionError(
-            f"{experiment.id}: its job {live.token} may still run and is being ended; try again"
-        )
+        remedy = "retry from submit or cancel it" if paused else "it is being ended; try again"
+        raise IllegalTransitionError(f"{experiment.id}: its job {live.token} may run: {remedy}")
 
 
 def _rewind(

@@ -34,6 +34,15 @@ class LiveJob:
     spec: str  #: the experiment as JSON
 
 
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """The leave to submit one job."""
+
+    token: str
+    workdir: str  #: as written down with the token; the site's settings may have changed since
+    first: bool  #: nobody can have submitted it before this claim
+
+
 @dataclass(frozen=True)
 class Held:
     """The site takes no more jobs for now."""
@@ -70,8 +79,8 @@ class Jobs:
 
     def intend(
         self, claim: Claim, *, site: str, workdir: str, max_running: int | None
-    ) -> str | Held:
-        """Commit the intent to submit and return the job's token, the same one until it ended.
+    ) -> Intent | Held:
+        """Commit the intent to submit a job; its token stays the same until that job has ended.
 
         Raises `FencedError` if the claim is no longer held. If the site runs as many jobs as it
         may, the step is held instead.
@@ -89,7 +98,7 @@ class Jobs:
                 },
             )
             if "intent" in made:
-                return token
+                return Intent(token=token, workdir=workdir, first=True)
         with self._database.write() as connection:
             _check_claim(connection, claim)
             number = 1
@@ -97,7 +106,7 @@ class Jobs:
                 select(jobs).where(jobs.c.experiment_id == claim.experiment_id)
             ):
                 if row.state in LIVE_JOBS:
-                    return str(row.token)
+                    return Intent(token=row.token, workdir=row.workdir, first=False)
                 number = max(number, row.number + 1)
             if max_running is not None and _full(connection, claim, site, max_running):
                 held = f"site {site}: runs as many jobs as it may ({max_running})"
@@ -115,7 +124,7 @@ class Jobs:
                     created_at=db_now(),
                 )
             )
-            return token
+            return Intent(token=token, workdir=workdir, first=True)
 
     def submitted(
         self,
@@ -207,8 +216,11 @@ class Jobs:
             ended_at=True,
         )
 
-    def rejected(self, claim: Claim, token: str, reason: str) -> None:
-        """The site refused the job for good."""
+    def rejected(self, claim: Claim, intent: Intent, reason: str) -> None:
+        """The site refused the job for good.
+
+        If an earlier claim may have submitted it, the job stays to be looked for and ended.
+        """
         with self._database.write() as connection:
             advance(
                 connection,
@@ -222,11 +234,12 @@ class Jobs:
                 message_id=None,
                 ended_at=True,
             )
-            connection.execute(
-                update(jobs)
-                .where(jobs.c.token == token)
-                .values(state=JobRecord.REJECTED.value, ended_at=db_now(), reason=reason)
-            )
+            if intent.first:
+                connection.execute(
+                    update(jobs)
+                    .where(jobs.c.token == intent.token)
+                    .values(state=JobRecord.REJECTED.value, ended_at=db_now(), reason=reason)
+                )
 
     def live(self, site: str, tokens: Sequence[str] | None = None) -> list[LiveJob]:
         """Jobs of a site to ask about: those it has accepted and that have not ended."""

@@ -33,6 +33,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from wlm_tasks.errors import ServiceError
 from wlm_tasks.state.locking import begin_immediate
 from wlm_tasks.state.schema import db_now, events
 
@@ -108,8 +109,8 @@ class Swift:
             connection = connections.take()
             rows = script.run(connection.dbapi_connection, {**boundary.defaults, **parameters})
         except BaseException as error:
-            connections.drop(connection)
             trouble = self._trouble(error)
+            connections.drop(connection, all_of_them=isinstance(trouble, ServiceError))
             if trouble is None:
                 raise
             raise trouble from error
@@ -141,12 +142,12 @@ class _Connections:
         else:
             connection.close()
 
-    def drop(self, connection: PoolProxiedConnection | None) -> None:
+    def drop(self, connection: PoolProxiedConnection | None, *, all_of_them: bool) -> None:
         """Throw away a connection that may be broken, and those that may have broken with it."""
         if connection is not None:
             connection.invalidate()
         with suppress(IndexError):
-            while True:
+            while all_of_them:
                 self._idle.pop().invalidate()
 
     def close(self) -> None:

@@ -203,6 +203,8 @@ class Upkeep:
             if not limits.releasable(connection, max_running):
                 return 0
         with self._database.write() as connection:
+            if not self._database.is_sqlite:  # two at once would each fill the same free places
+                connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("wlm release"))))
             return limits.release(connection, limits.releasable(connection, max_running))
 
     def cancel_rest_of_failed_sweeps(self) -> list[str]:

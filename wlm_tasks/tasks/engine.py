@@ -29,6 +29,7 @@ from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
 from wlm_tasks.state.upkeep import crash_reason
 from wlm_tasks.tasks.heartbeat import Heartbeat
+from wlm_tasks.tasks.patience import patiently
 from wlm_tasks.tasks.perform import PERFORM, Done, Outcome, Sliced, Work
 from wlm_tasks.tasks.shown import Shown
 
@@ -87,7 +88,9 @@ class Engine:
             self._give_up(claim, crash_reason(claim.crashes))
             return HandOn(None, is_own, poisoned=is_own)
         try:
-            spec = claim.spec or self.runtime.store.views.spec(claim.experiment_id)
+            spec = claim.spec or self._patiently(
+                lambda: self.runtime.store.views.spec(claim.experiment_id)
+            )
             experiment = Experiment.from_stored(spec)
         except InputError as error:
             self._give_up(claim, f"stored by another version: {error.message}")
@@ -109,16 +112,20 @@ class Engine:
                 return HandOn(following, is_own)
             claim, expected, progress = following, False, {}
 
+    def _patiently(self, action: Callable[[], _T]) -> _T:
+        """As long as a claim may be held: giving it up would look as if its worker had died."""
+        return patiently(action, self._settings.slice_s)
+
     def _give_up(self, claim: Claim, reason: str) -> None:
         """Fail a step without touching it."""
         try:
-            self._claims.fail(claim, reason)
+            self._patiently(lambda: self._claims.fail(claim, reason))
         except FencedError:
             self._fenced(claim)
 
     def _progress(self, claim: Claim) -> dict[str, int]:
         """Where an earlier slice of the step stopped."""
-        steps = self.runtime.store.views.steps(claim.experiment_id)
+        steps = self._patiently(lambda: self.runtime.store.views.steps(claim.experiment_id))
         return next((step.progress or {} for step in steps if step.seq == claim.seq), {})
 
     def _step(self, work: Work) -> NextStep | Claim | None:
@@ -127,7 +134,7 @@ class Engine:
         try:
             with self._heartbeat.holding(claim):
                 outcome = self._perform(work)
-            return patiently(lambda: self._record(work, outcome), self._settings.lease_s)
+            return self._patiently(lambda: self._record(work, outcome))
         except FencedError:
             self._fenced(claim)
             return None
@@ -192,20 +199,6 @@ class Engine:
 
 def _segment(work: Work) -> tuple[StepName, ...]:
     return next(part for part in plan(work.experiment).segments if work.claim.name in part)
-
-
-def patiently(action: Callable[[], _T], patience_s: float) -> _T:
-    """Do it; while the database is out of reach try again, for `patience_s` seconds at most."""
-    end = time.monotonic() + patience_s
-    pause_s = 0.2
-    while True:
-        try:
-            return action()
-        except ServiceError:
-            if time.monotonic() + pause_s > end:
-                raise
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 5.0)
 
 
 def without_redelivery(holder: Holder) -> Holder:

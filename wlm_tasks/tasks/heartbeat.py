@@ -50,6 +50,8 @@ class Heartbeat:
             except ServiceError as error:
                 # The lease outlives several missed renewals; the next one may get through.
                 _log.warning("could not renew %d claims: %s", len(held), error)
+            except Exception:  # noqa: BLE001 - without this thread every lease would run out
+                _log.exception("could not renew %d claims", len(held))
 
     def stop(self) -> None:
         """End the thread."""

@@ -17,9 +17,10 @@ from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
-from wlm_tasks.state.jobs import Held
+from wlm_tasks.state.jobs import Held, Intent
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.tasks.patience import patiently
 
 #: Seconds between two saves of a transfer's progress.
 _PROGRESS_EVERY_S = 1.0
@@ -69,8 +70,12 @@ class Work:
         return self.site.workdir(self.claim.experiment_id)
 
     def should_stop(self) -> bool:
-        """Whether the slice is over or the claim lost."""
-        return time.monotonic() >= self.deadline or self.claim.lost.is_set()
+        """Whether the slice is over, the claim lost or the process about to stop."""
+        return (
+            time.monotonic() >= self.deadline
+            or self.claim.lost.is_set()
+            or self.runtime.stopping.is_set()
+        )
 
 
 def setup(work: Work) -> Outcome:
@@ -136,34 +141,40 @@ def _transfer_all(
 
 def submit(work: Work) -> Outcome:
     """Hand the job to the site: intent first, then the site, then the record."""
-    books = work.runtime.store.jobs
-    token = books.intend(
-        work.claim,
-        site=work.experiment.site,
-        workdir=work.workdir,
-        max_running=work.site.settings.max_running,
+    books, claim = work.runtime.store.jobs, work.claim
+    patience_s = work.runtime.settings.steps.slice_s
+    intent = patiently(
+        lambda: books.intend(
+            claim,
+            site=work.experiment.site,
+            workdir=work.workdir,
+            max_running=work.site.settings.max_running,
+        ),
+        patience_s,
     )
-    if isinstance(token, Held):
+    if isinstance(intent, Held):
         return Recorded(None)
     try:
-        submitted = work.site.backend.submit(job_spec(work, token))
+        submitted = work.site.backend.submit(job_spec(work.experiment, intent))
     except JobRejectedError as error:
-        books.rejected(work.claim, token, error.message)
+        reason = error.message
+        patiently(lambda: books.rejected(claim, intent, reason), patience_s)
         return Recorded(None)
-    report = None
-    if submitted.status is not None:
-        report = job_report(token, submitted.status, work.experiment)
-    following = books.submitted(
-        work.claim, token, submitted.native_id, report=report, carry_on=work.carry_on
+    token, status = intent.token, submitted.status
+    report = None if status is None else job_report(token, status, work.experiment)
+    following = patiently(
+        lambda: books.submitted(
+            claim, token, submitted.native_id, report=report, carry_on=work.carry_on
+        ),
+        patience_s,
     )
     return Recorded(following)
 
 
-def job_spec(work: Work, token: str) -> JobSpec:
+def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
     """What the site gets to start the job of this token."""
-    experiment = work.experiment
     return JobSpec(
-        ref=job_ref(token, work.workdir, experiment),
+        ref=job_ref(intent.token, intent.workdir, experiment),
         script=payload_script(experiment),
         resources=experiment.resources,
         variables=experiment.variables,

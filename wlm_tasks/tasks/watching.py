@@ -10,6 +10,7 @@ from typing import Any, cast
 from celery import Task
 
 from wlm_tasks.celery import WlmCelery, app
+from wlm_tasks.compute.base import CANCEL_WAIT_S
 from wlm_tasks.errors import BackendUnavailableError, InputError, ServiceError, WlmError
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.runtime import Runtime
@@ -74,8 +75,11 @@ def cancel(self: Task[Any, Any], experiment_id: str) -> str:
     return "confirmed" if ended else "not confirmed yet"
 
 
-def cancel_jobs(runtime: Runtime, experiment_id: str) -> bool:
-    """End every job of the experiment; True once the sites confirmed that none is left."""
+def cancel_jobs(runtime: Runtime, experiment_id: str, *, wait_s: float = CANCEL_WAIT_S) -> bool:
+    """End every job of the experiment; True once the sites confirmed that none is left.
+
+    Waits `wait_s` seconds at most for the end of each; control asks again until it is confirmed.
+    """
     gone: list[str] = []
     by_site: dict[str, list[LiveJob]] = defaultdict(list)
     live = runtime.store.jobs.to_end(experiment_id)
@@ -88,7 +92,7 @@ def cancel_jobs(runtime: Runtime, experiment_id: str) -> bool:
                 ref = job_ref(
                     job.token, job.workdir, Experiment.from_stored(job.spec), job.native_id
                 )
-                if backend.cancel(ref):
+                if backend.cancel(ref, wait_s=wait_s):
                     gone.append(job.token)
         except WlmError as error:
             _log.warning("%s: cancel at %s: %s", experiment_id, site, error.message)

@@ -1,0 +1,109 @@
+"""Celery's consumer, behind a check of every message.
+
+Celery takes a message's form for granted: one that has no id, or whose body is not what it should
+be, ends the worker and then the next one. It also calls whatever callbacks a message names. So
+what does not have the form of our tasks goes into the queue ``wlm.dead`` before Celery sees it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from wlm_tasks.model.checks import show
+from wlm_tasks.model.steps import StepName, task_name
+
+_log = logging.getLogger(__name__)
+#: longest id of a task, in characters
+_ID_LIMIT: Final = 255
+#: what may follow in a message's chain
+_STEPS: Final = frozenset(task_name(name) for name in StepName)
+#: parts of a message that would make Celery wait, or call what the message names
+_REFUSED_HEADERS: Final = ("eta", "expires")
+_REFUSED_EMBEDDED: Final = ("callbacks", "errbacks", "chord")
+#: headers that Celery reads, and what it takes them for
+_TEXTS: Final = (
+    "argsrepr", "group", "kwargsrepr", "lang", "origin", "parent_id", "root_id", "shadow",
+)  # fmt: skip
+_OTHERS: Final[Mapping[str, type]] = {
+    "group_index": int,
+    "ignore_result": bool,
+    "replaced_task_nesting": int,
+    "retries": int,
+    "stamped_headers": list,
+    "stamps": dict,
+}
+
+
+class Consumer(CeleryConsumer):
+    """What takes messages in a worker of ours."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """Return what is called with each message."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_task_received(message: Any) -> Any:
+            fault = fault_of(message)
+            if fault is None:
+                return handle(message)
+            queue = (message.delivery_info or {}).get("routing_key")
+            _log.error("queue %s: message rejected: %s", queue, fault)
+            connection_errors: Any = vars(self)["connection_errors"]
+            return message.reject_log_error(_log, connection_errors)
+
+        return on_task_received
+
+
+def fault_of(message: Any) -> str | None:
+    """What is wrong with a message's form; None for one that can be one of ours."""
+    if not isinstance(message.headers, Mapping):
+        return _fault("headers", message.headers, "a table")
+    if fault := _fault_of_headers(message.headers):
+        return fault
+    try:
+        body = message.payload
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises for foreign bytes
+        return f"body: {type(error).__name__}, expected JSON"
+    return _fault_of_body(body)
+
+
+def _fault_of_headers(headers: Mapping[str, Any]) -> str | None:
+    for name in ("task", "id"):
+        value = headers.get(name)
+        if not (isinstance(value, str) and 0 < len(value) <= _ID_LIMIT and value.isprintable()):
+            return _fault(f"headers.{name}", value, "a short text")
+    for name in _REFUSED_HEADERS:
+        if headers.get(name) is not None:
+            return _fault(f"headers.{name}", headers[name], "none: no message waits in a worker")
+    if headers.get("timelimit") not in (None, [None, None]):
+        return _fault("headers.timelimit", headers["timelimit"], "none")
+    for name, kind in {**dict.fromkeys(_TEXTS, str), **_OTHERS}.items():
+        if not isinstance(headers.get(name), kind | None):
+            return _fault(f"headers.{name}", headers[name], f"{kind.__name__} or nothing")
+    return None
+
+
+def _fault_of_body(body: Any) -> str | None:
+    kinds = (list, dict, dict)
+    if not (isinstance(body, list) and len(body) == len(kinds)):
+        return _fault("body", body, "a list of arguments, keywords and what is embedded")
+    if not all(isinstance(part, kind) for part, kind in zip(body, kinds, strict=True)):
+        return _fault("body", body, "[[...], {...}, {...}]")
+    embedded = body[2]
+    for name in _REFUSED_EMBEDDED:
+        if embedded.get(name):
+            return _fault(f"body.{name}", embedded[name], "none")
+    chain = embedded.get("chain") or []
+    if not isinstance(chain, list):
+        return _fault("body.chain", chain, "a list")
+    for link in chain:
+        if not (isinstance(link, dict) and str(link.get("task")) in _STEPS):
+            return _fault("body.chain", link, "a step")
+    return None
+
+
+def _fault(field: str, value: Any, expected: str) -> str:
+    return f"{field}: got {show(value)}, expected {expected}"
