@@ -1,7 +1,7 @@
 """Hand in an experiment and follow it by AMQP messages alone, with nothing of wlm_tasks installed.
 
     pip install kombu
-    export BROKER_URL=amqp://wlm-orchestrator:PASSWORD@mq/wlm
+    export ORCHESTRATOR_BROKER=amqp://wlm-orchestrator:PASSWORD@mq/wlm
     python orchestrator.py hello.toml --key hello-1 --param who=you
 
 Submitting is one Celery message (protocol 2) for the task ``wlm.schedule`` on the queue
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiment = tomllib.loads(chosen.file.read_text(encoding="utf-8"))
     params = dict(item.partition("=")[::2] for item in chosen.param)
     body, headers = task_message(experiment, key=chosen.key, params=params)
-    url = os.environ.get("BROKER_URL", "amqp://guest@127.0.0.1//")
+    url = os.environ.get("ORCHESTRATOR_BROKER", "amqp://guest@127.0.0.1//")
     follower = Follower(chosen.key)
     try:
         with Connection(url, transport_options={"confirm_publish": True}) as connection:

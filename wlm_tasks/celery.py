@@ -87,6 +87,17 @@ class WlmCelery(Celery):
         if settings.embedded:
             self.conf.update(broker_transport_options={"polling_interval": MEMORY_POLL_S})
 
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
+        """Connect to the broker of our settings, whatever CELERY_BROKER_URL says.
+
+        That variable may be meant for another app of the same process or shell.
+        """
+        return super().connection_for_read(url or broker_url(self.settings), **kwargs)
+
+    def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
+        """Connect to the broker as `connection_for_read` does."""
+        return super().connection_for_write(url or broker_url(self.settings), **kwargs)
+
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 - Celery's name
         """The class of this app's workers."""
@@ -119,3 +130,6 @@ def make_app(settings: Settings | None = None) -> WlmCelery:
 
 
 app: Final = make_app()
+
+# `celery -A wlm_tasks flower` would listen on every address; its options and file win over this.
+os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")

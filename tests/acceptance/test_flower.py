@@ -26,7 +26,7 @@ def fleet(tmp_path: Path, broker_url: str, request: pytest.FixtureRequest) -> It
 def flower(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
     """Flower as an operator starts it; its address."""
     port = free_port()
-    argv = [script("celery"), "-A", "wlm_tasks", "flower", f"--port={port}", "--address=127.0.0.1"]
+    argv = [script("celery"), "-A", "wlm_tasks", "flower", f"--port={port}"]
     env = {**fleet.environ, "FLOWER_UNAUTHENTICATED_API": "1"}
     with Process(argv, log=tmp_path / "flower.log", env=env) as process:
         url = f"http://127.0.0.1:{port}"
@@ -76,3 +76,9 @@ def test_every_step_is_a_task_in_flower(fleet: Fleet, flower: str, tmp_path: Pat
     queues = {queue["name"] for queue in worker["active_queues"]}
     assert queues == {"envsetup", "staging", "jobsub", "monitor", "scheduler"}
     assert (tmp_path / "out.txt").exists()
+
+
+def test_nobody_else_on_the_network_reaches_it(flower: str) -> None:
+    """Without any option it listens on one address only; 127.0.0.2 would be another."""
+    with pytest.raises(requests.ConnectionError):
+        requests.get(flower.replace("127.0.0.1", "127.0.0.2"), timeout=10)

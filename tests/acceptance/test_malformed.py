@@ -84,7 +84,8 @@ def test_no_message_ends_a_worker(tmp_path: Path, broker_url: str) -> None:
 
         def dead() -> int:
             with fleet.client.app.connection_for_read() as connection:
-                return int(DEAD_QUEUE(connection.default_channel).queue_declare(passive=True)[1])
+                answer: Any = DEAD_QUEUE(connection.default_channel).queue_declare(passive=True)
+                return int(answer[1])
 
         wait_for(lambda: dead() >= sent - 3, 30, "the malformed messages in wlm.dead")
         assert "Unrecoverable" not in worker.output

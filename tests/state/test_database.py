@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,14 @@ def test_a_store_outlives_a_restart_of_its_server(
     store.claims.finish(claim, carry_on=None)
     assert world.steps(claim.experiment_id)[:2] == ["DONE", "READY"]
     store.close()
+
+
+def test_a_database_file_is_its_owners(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    database = Database(f"sqlite:///{tmp_path / 'wlm.db'}")
+    database.upgrade()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    database.close()
 
 
 def test_what_cannot_be_done_again_is_flushed(url: str) -> None:

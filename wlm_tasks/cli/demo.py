@@ -156,7 +156,9 @@ def _finish(sweep: SweepHandle, directory: Path) -> None:
     if drawn.returncode:
         click.echo(output.clean_lines(drawn.stderr), err=True)
         raise InputError(f"plot.py ended with exit code {drawn.returncode}")
-    output.show("", _places(directory), "", *_next(sweep, directory))
+    output.show("", _places(directory), "")
+    for line in _next(sweep, directory):
+        click.echo(line)  # whole, however narrow the terminal: it is there to be copied
 
 
 def _places(directory: Path) -> Table:
@@ -169,17 +171,15 @@ def _places(directory: Path) -> Table:
     return table
 
 
-def _next(sweep: SweepHandle, directory: Path) -> list[Text]:
+def _next(sweep: SweepHandle, directory: Path) -> list[str]:
     wlm = _program()
     return [
-        Text("Try next:", style="bold"),
-        Text(f"  export {_with_data(directory)}"),
-        Text(f"  {wlm} show {sweep.id}"),
-        Text(f"  {wlm} logs {sweep.members[0].id}"),
-        Text(
-            f"  {wlm} run {shlex.quote(str(Path(os.path.relpath(directory)) / 'ising.toml'))}"
-            f" --wait --param T=2.27 --param python={shlex.quote(sys.executable)}"
-        ),
+        click.style("Try next:", bold=True),
+        f"  export {_with_data(directory)}",
+        f"  {wlm} show {sweep.id}",
+        f"  {wlm} logs {sweep.members[0].id}",
+        f"  {wlm} run {shlex.quote(str(Path(os.path.relpath(directory)) / 'ising.toml'))}"
+        f" --wait --param T=2.27 --param python={shlex.quote(sys.executable)}",
     ]
 
 

@@ -54,6 +54,6 @@ def _sum_up(seen: list[Finding]) -> None:
     bad = sum(finding.level is Level.FAIL for finding in seen)
     odd = sum(finding.level is Level.WARN for finding in seen)
     if bad or odd:
-        click.echo(f"\n{bad} failed, {odd} warnings")
+        click.echo(f"\n{bad} failed, {odd} warning{'' if odd == 1 else 's'}")
     else:
         click.echo("\nall is well")

@@ -75,14 +75,18 @@ def _steps(plan: Plan) -> Table:
     experiment = plan.experiment
     what = {
         "setup": "make the experiment's directory",
-        "stage_in": f"bring {len(experiment.inputs)} inputs",
+        "stage_in": f"bring {_counted(len(experiment.inputs), 'input')}",
         "submit": f"hand the job to site {experiment.site}",
         "monitor": "the job runs",
-        "stage_out": f"take out {len(experiment.outputs)} outputs",
+        "stage_out": f"take out {_counted(len(experiment.outputs), 'output')}",
     }
     for step in plan.steps:
         table.add_row(str(step.name), step.queue, what[step.name])
     return table
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _script(plan: Plan) -> list[str]:

@@ -163,7 +163,11 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     if settings.embedded:
         yield ok("broker", "none is set: embedded, `wlm up` does all the work")
         return
-    app = make_app(settings)
+    try:
+        app = make_app(settings)
+    except WlmError as error:
+        yield fail("broker", error.message, "correct broker_url")
+        return
     try:
         with broker.connected(app) as connection:
             said = broker.server(connection)

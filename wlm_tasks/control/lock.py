@@ -23,7 +23,7 @@ class UpLock:
     def take(self) -> bool:
         """Take it; False if another process has it."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         end = time.monotonic() + _PATIENCE_S
         while not _locked(fd, fcntl.LOCK_EX):
             if time.monotonic() > end:

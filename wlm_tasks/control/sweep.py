@@ -54,7 +54,7 @@ class Sweeper:
             return 0
         again = upkeep.send_again(sorted(confirmed, key=lambda step: step.sent_at))
         if again:
-            _log.warning("queue %s: %d messages were gone and are sent again", queue, len(again))
+            _log.warning("queue %s: messages gone and sent again: %d", queue, len(again))
             send(self._app, again)
             upkeep.mark_sent(again)
         return len(again)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Database:
                 engine = create_engine(
                     self.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
                 )
+                event.listen(engine, "do_connect", self._make_private)
                 event.listen(engine, "connect", _prepare_sqlite)
                 if immediate:
                     event.listen(engine, "connect", _never_sleep)
@@ -67,6 +69,12 @@ class Database:
             raise ConfigError(
                 f"database_url: cannot use {self.url.render_as_string()}: {error}"
             ) from error
+
+    def _make_private(self, *_how: Any) -> None:
+        """Make the file for its owner only, whatever its directory lets others do."""
+        if self.url.database and self.url.database != ":memory:":
+            with suppress(FileExistsError):
+                os.close(os.open(self.url.database, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -109,7 +109,7 @@ def test_the_orchestrator_submits_and_follows(
             "--param=who=you",
         ],
         name="orchestrator",
-        env={"BROKER_URL": empty.url("wlm-orchestrator")},
+        env={"ORCHESTRATOR_BROKER": empty.url("wlm-orchestrator")},
     )
     bodies: list[Any] = []
 
@@ -140,7 +140,7 @@ def test_the_orchestrator_submits_and_follows(
 def test_the_orchestrator_says_what_it_may_not_do(empty: DeployedBroker, spawn: Spawn) -> None:
     argv: list[str | Path] = [sys.executable, ROOT / "examples" / "orchestrator.py"]
     argv += [ROOT / "examples" / "hello.toml", "--key=k", "--exchange=wlm"]
-    process = spawn(argv, name="other", env={"BROKER_URL": empty.url("wlm-orchestrator")})
+    process = spawn(argv, name="other", env={"ORCHESTRATOR_BROKER": empty.url("wlm-orchestrator")})
     assert process.wait(timeout=20.0) == 1
     assert "access to exchange 'wlm' in vhost 'wlm' refused" in process.output
     assert process.output.count("\n") == 1
@@ -176,7 +176,7 @@ def test_an_experiment_runs_by_messages_alone_with_these_rights(
             "--key=together",
         ],
         name="orchestrator",
-        env={"BROKER_URL": empty.url("wlm-orchestrator")},
+        env={"ORCHESTRATOR_BROKER": empty.url("wlm-orchestrator")},
     )
     code = orchestrator.wait(timeout=60.0)
     logs = f"{orchestrator.output}\n{worker.tail()}\n{control.tail()}"

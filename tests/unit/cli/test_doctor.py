@@ -26,7 +26,7 @@ def test_all_is_well_but_nobody_works(world: World) -> None:
     assert found["control"]["mend"] == "wlm up"
     shown = world.wlm("doctor").stdout
     assert "[warn] control: no control process is alive\n       mend: wlm up" in shown
-    assert "0 failed, 1 warnings" in shown
+    assert "0 failed, 1 warning\n" in shown
 
 
 def test_a_living_control_is_found(world: World) -> None:
