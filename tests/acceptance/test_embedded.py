@@ -14,9 +14,12 @@ from wlm_tasks import Client, Experiment, Settings
 from wlm_tasks.config import load
 from wlm_tasks.config.settings import ControlSettings, SiteSettings
 from wlm_tasks.control.embedded import running
+from wlm_tasks.control.lock import UpLock
+from wlm_tasks.errors import ServiceError
 from wlm_tasks.handles import ExperimentHandle
 from wlm_tasks.model.states import FINAL, ExperimentState
 from wlm_tasks.scheduler.submission import Submission, store_one
+from wlm_tasks.state.database import Database
 
 COUNT = 40
 
@@ -99,3 +102,21 @@ def test_a_message_lost_inside_the_process_is_sent_again(tmp_path: Path) -> None
         client.schedule(experiment).wait(30)
         lost, _new, _plan = store_one(client.runtime, Submission(experiment=experiment), sent=True)
         ExperimentHandle(client, lost).wait(30)
+
+
+def test_a_start_that_failed_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        data_dir=tmp_path, sites={"n": SiteSettings(name="n", kind="noop", scratch=str(tmp_path))}
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "upgrade", _fail)
+        with pytest.raises(ServiceError), running(settings):
+            pass
+    with running(settings, concurrency=1):
+        assert UpLock(tmp_path).holder() == str(os.getpid())
+
+
+def _fail(_database: Database) -> None:
+    raise ServiceError("database: is away")

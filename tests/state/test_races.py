@@ -237,3 +237,11 @@ def test_one_of_8_threads_holds_a_lease(world: World) -> None:
     results = in_threads(8, lambda number: acquire("dispatch", f"h{number}", 30.0))
     assert sorted(results) == [False] * 7 + [True]
     assert world.store.coordination.holders() == {"dispatch": f"h{results.index(True)}"}
+
+
+def test_a_sweeps_limit_holds_against_8_releases(world: World) -> None:
+    _sweep, members = world.add_sweep(8, max_active=2)
+    world.sql("UPDATE steps SET state = 'HELD' WHERE seq = 0")
+    in_threads(8, lambda _number: world.store.upkeep.release_held({}))
+    states = [world.steps(member)[0] for member in members]
+    assert states.count("READY") == 2, states
