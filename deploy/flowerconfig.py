@@ -8,6 +8,8 @@ over it, and it wins over FLOWER_* variables. Two variables of its own name file
 FLOWER_BROKER_API_FILE  URL of RabbitMQ's management interface, for the page "Broker":
                         http://wlm-flower:PASSWORD@HOST:15672/api/
 FLOWER_LOGIN_FILE       who may log in, one NAME:PASSWORD a line; without it nobody is asked
+
+A file that is named must be readable and not empty, or Flower does not start.
 """
 
 import os
@@ -20,7 +22,16 @@ TEXT_WIDTH = 120  #: characters of a task's arguments or result that a page show
 def _secret(variable: str) -> list[str]:
     """Return the words in the file that an environment variable names; none if it is not set."""
     name = os.environ.get(variable)
-    return Path(name).read_text(encoding="utf-8").split() if name else []
+    if not name:
+        return []
+    try:
+        words = Path(name).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        # Flower takes a missing file for this one where it is the default one, and starts bare
+        raise SystemExit(f"{variable}: {error}") from None
+    if not words:
+        raise SystemExit(f"{variable}: {name} is empty")
+    return words
 
 
 def format_task(task: Any) -> Any:

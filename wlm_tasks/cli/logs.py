@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import click
@@ -18,10 +19,11 @@ from wlm_tasks.state.views import EventView
 
 _STREAMS: Final = ("stdout", "stderr")
 _JOB_STEPS: Final = (None, StepName.SUBMIT, StepName.MONITOR)
-#: lines of output that are looked at for new ones, and seconds between two looks
-_WINDOW, _EVERY_S = 2000, 0.3
-#: characters at the end of what was seen by which the place in a longer text is found again
-_ANCHOR: Final = 4096
+#: lines that are looked at for new ones: as much as the site gives, whose own bound is in bytes.
+#: As long as that is all there is, what is new is certain, however often lines repeat.
+_WINDOW: Final = 1_000_000
+#: seconds between two looks
+_EVERY_S: Final = 0.3
 _EVENTS: Final = 10_000
 
 
@@ -135,12 +137,46 @@ class _Reader:
 
 
 def added(old: str, new: str) -> str:
-    """Return what `new` has after `old`; both are the ends of one growing text."""
+    """Return what `new` has after `old`, whole lines; both are the ends of one growing text.
+
+    Of several ways to lay them over each other the one with the most in common is taken. Where a
+    text repeats itself over all that is seen of it, that may be too much: then lines are left
+    out, never told twice.
+    """
     if new.startswith(old):
         return new[len(old) :]
-    anchor = old[-_ANCHOR:]
-    place = new.find(anchor)
-    return new if place < 0 else new[place + len(anchor) :]
+    # the first line may have lost its begin, even in the middle of a character
+    first, *rest = new.splitlines(keepends=True) or [""]
+    first = first.lstrip("\ufffd")
+    seen = old.splitlines(keepends=True)
+    for common in _overlaps(seen, rest):
+        if common == len(seen) or seen[-common - 1].endswith(first):
+            return "".join(rest[common:])
+    return new
+
+
+def _overlaps(seen: Sequence[str], new: Sequence[str]) -> Iterator[int]:
+    """Yield how many last lines of `seen` can be the first of `new`, most first; 0 at last.
+
+    Knuth, Morris and Pratt's search, for a text may repeat itself thousands of times.
+    """
+    borders = [0]
+    for line in new[1:]:
+        borders.append(_longer(borders[-1], line, new, borders))
+    common = 0
+    for line in seen:
+        common = _longer(common, line, new, borders)
+    while common:
+        yield common
+        common = borders[common - 1]
+    yield 0
+
+
+def _longer(common: int, line: str, new: Sequence[str], borders: Sequence[int]) -> int:
+    """Return how many first lines of `new` are the last of a text once it got this `line`."""
+    while common and (common == len(new) or new[common] != line):
+        common = borders[common - 1]
+    return common + (common < len(new) and new[common] == line)
 
 
 class _Printer:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import os
+import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +141,18 @@ class SiteSettings:
         if "{user}" not in self.scratch:
             return self.scratch
         user = self.options.get("user")
-        return self.scratch.replace("{user}", str(user) if user else getpass.getuser())
+        return self.scratch.replace("{user}", str(user) if user else own_user())
+
+
+def own_user() -> str:
+    """Return the name of the user this process runs as; its number if it has no name.
+
+    What the environment says does not count: sudo and services leave another's name there.
+    """
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run under a uid without a name
+        return str(os.getuid())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from wlm_tasks.errors import ConfigError, InputError
-from wlm_tasks.model.checks import one_line
+from wlm_tasks.model.checks import one_line, show
 
 #: largest file that is read, in bytes
 FILE_LIMIT: Final = 4 * 1024 * 1024
@@ -76,7 +77,7 @@ def _parse_yaml(text: str) -> Any:
             "YAML: got no PyYAML, expected it installed: pip install 'wlm_tasks[yaml]'"
         ) from None
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _strict(yaml))  # noqa: S506 - the loader is a safe one
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         where = f" (at line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -84,9 +85,52 @@ def _parse_yaml(text: str) -> Any:
         raise ValueError(f"{reason}{where}") from None
 
 
+def _strict(yaml: ModuleType) -> Any:
+    """Return a safe loader that refuses what PyYAML's own lets pass or stumbles over."""
+
+    class Strict(yaml.SafeLoader):  # type: ignore[misc, name-defined]  # imported only now
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            # here and not when it is constructed: merge keys have put in keys of others by then
+            seen = set()
+            for key, _value in node.value:
+                name = key.tag, key.value
+                if not isinstance(key.value, str):
+                    continue  # no field has such a key
+                if name in seen:
+                    text = f"the key {show(key.value)} again"
+                    raise yaml.composer.ComposerError(None, None, text, key.start_mark)
+                seen.add(name)
+            return node
+
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep=deep)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                # what its constructors do not expect, such as !!bool maybe
+                value = show(node.value) if isinstance(node.value, str) else "a value"
+                text = f"{value}, no {node.tag.rpartition(':')[2]}"
+                raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
+
+    return Strict
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _value in pairs]
+        again = next(name for position, name in enumerate(names) if name in names[:position])
+        raise ValueError(f"the key {show(again)} again")
+    return table
+
+
 _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     ".toml": tomllib.loads,
-    ".json": json.loads,
+    ".json": _parse_json,
     ".yaml": _parse_yaml,
     ".yml": _parse_yaml,
 }

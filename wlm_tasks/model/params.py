@@ -92,9 +92,14 @@ def _length(name: object, values: object) -> int:
         raise InvalidParametersError(problem("sweep", name, str(error))) from None
     if not isinstance(values, Collection) or isinstance(values, str | bytes | Mapping | Set):
         raise InvalidParametersError(problem(f"sweep.{name}", values, "a list of values"))
-    if not len(values):
+    try:
+        length = len(values)
+    except OverflowError:  # such as range(2**70)
+        expected = f"at most {MEMBERS_LIMIT} values"
+        raise InvalidParametersError(problem(f"sweep.{name}", values, expected)) from None
+    if not length:
         raise InvalidParametersError(problem(f"sweep.{name}", values, "at least one value"))
-    return len(values)
+    return length
 
 
 def _values(name: str, values: Iterable[object]) -> list[Scalar]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import (
@@ -30,7 +30,11 @@ PATH_LIMIT: Final = 4096
 COMPONENT_LIMIT: Final = 255
 #: our own directory inside every experiment's directory
 RESERVED: Final = ".wlm"
+#: begin and end of the name of a file that is still being written
+PART_PREFIX: Final = "."
+PART_SUFFIX: Final = ".wlm-part"
 
+_FILE_URL: Final = re.compile(r"file://(localhost)?(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _INSIDE: Final = (
     "a relative path inside the experiment's directory, such as 'data/in.dat', without '..',"
@@ -95,7 +99,7 @@ def _check_url(url: str) -> None:
 
 def check_inputs(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
     """Check that inputs stay inside, and that none overwrites another or needs its directory."""
-    problems = _refused(transfers, "dest", inside)
+    problems = _refused(transfers, "dest", _a_new_file)
     files: dict[str, int] = {}
     for index, transfer in enumerate(transfers):
         first = files.setdefault(transfer.dest, index)
@@ -139,6 +143,18 @@ def _a_file(value: object) -> str:
     return value
 
 
+def _a_new_file(value: object) -> str:
+    path = inside(value)
+    if is_part(path.rpartition("/")[2]):
+        raise ValueError(f"a name that does not end in {PART_SUFFIX!r}: files under way have it")
+    return path
+
+
+def is_part(name: str) -> bool:
+    """Tell whether a file of this name is one that is still being written."""
+    return name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
+
+
 def _unless(problems: list[Problem], transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
     if problems:
         raise SeveralProblemsError(problems)
@@ -147,7 +163,14 @@ def _unless(problems: list[Problem], transfers: tuple[Transfer, ...]) -> tuple[T
 
 def place_key(place: str) -> str:
     """Return the same text for different spellings of one place, as far as the text tells."""
-    return place if is_url(place) else os.path.normpath(place)
+    if not is_url(place):
+        return os.path.normpath(place)
+    file = _FILE_URL.fullmatch(place)
+    # with a parameter in it the text is not final, so its escapes are left alone
+    if file is None or "{" in place:
+        return place
+    path = os.fsdecode(unquote_to_bytes(file["path"]))
+    return f"file:///{os.path.normpath(path).lstrip('/')}"
 
 
 def repeated(places: Iterable[str]) -> Iterable[tuple[int, int]]:

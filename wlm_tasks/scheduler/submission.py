@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from wlm_tasks.errors import InvalidParametersError
+from wlm_tasks.errors import InvalidExperimentError, InvalidParametersError, InvalidPathError
+from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
 from wlm_tasks.model.experiment import Experiment, check_key, fingerprint
 from wlm_tasks.model.params import bind, bind_many, expand_sweep
-from wlm_tasks.model.paths import resolve_paths
+from wlm_tasks.model.paths import repeated, resolve_paths
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.plan import Plan, plan
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
+from wlm_tasks.storage.base import StorageBackend
+
+#: a sweep has far fewer members; beyond it the database has no such number
+_MAX_ACTIVE: Final = checks.optional(checks.whole(1, 1_000_000))
 
 SweepMode = Literal["product", "zip"]
 
@@ -59,7 +64,7 @@ def plans(runtime: Runtime, submission: Submission) -> tuple[list[dict[str, Any]
             )
         members = [{**params, **member} for member in swept]
         bound = bind_many(experiment, members)
-    _check_schemes(bound)
+    _check_places(bound)
     return members, [plan(one) for one in bound]
 
 
@@ -71,27 +76,54 @@ def _check_options(submission: Submission) -> None:
         value = getattr(submission, name)
         if value is not None and not isinstance(value, Mapping):
             raise InvalidParametersError(problem(name, value, "a table of parameters"))
-    most: Any = submission.max_active
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-        raise InvalidParametersError(problem("max_active", most, "a whole number from 1"))
+    try:
+        _MAX_ACTIVE(submission.max_active)
+    except ValueError as error:
+        text = problem("max_active", submission.max_active, str(error))
+        raise InvalidParametersError(text) from None
     if submission.sweep_mode not in get_args(SweepMode):
         raise InvalidParametersError(
             problem("sweep_mode", submission.sweep_mode, "'product' or 'zip'")
         )
 
 
-def _check_schemes(bound: Sequence[Experiment]) -> None:
-    """Every URL must have a storage backend."""
-    schemes = {
-        url.partition("://")[0]: url
-        for one in bound
-        for url in (
-            *(transfer.src for transfer in one.inputs),
-            *(transfer.dest for transfer in one.outputs),
+def _check_places(bound: Sequence[Experiment]) -> None:
+    """Every URL must be one that its storage can serve, and each output have a place of its own.
+
+    Staging would refuse the same, but that of outputs after the job has run.
+    """
+    storages: dict[str, StorageBackend] = {}
+    checked: set[str] = set()
+    for one in bound:
+        for field, url in _places(one):
+            if url in checked:
+                continue
+            checked.add(url)
+            scheme = url.partition(":")[0]
+            if scheme not in storages:
+                storages[scheme] = storage_backend(url)
+            try:
+                storages[scheme].check(url)
+            except InvalidPathError as error:
+                raise InvalidPathError(f"{field}: {error.message}") from None
+        _check_outputs_differ(one)
+
+
+def _places(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """The fields that name a place outside the site, and what they name."""
+    for index, transfer in enumerate(experiment.inputs):
+        yield f"inputs[{index}].src", transfer.src
+    for index, transfer in enumerate(experiment.outputs):
+        yield f"outputs[{index}].dest", transfer.dest
+
+
+def _check_outputs_differ(experiment: Experiment) -> None:
+    """Two spellings of one place are told apart only while local paths are not absolute."""
+    for first, later in repeated(output.dest for output in experiment.outputs):
+        expected = f"a place that outputs[{first}] does not have already"
+        raise InvalidExperimentError(
+            problem(f"outputs[{later}].dest", experiment.outputs[later].dest, expected)
         )
-    }
-    for url in schemes.values():
-        storage_backend(url)
 
 
 def store_one(runtime: Runtime, submission: Submission, *, sent: bool) -> tuple[str, bool, Plan]:

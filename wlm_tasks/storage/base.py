@@ -43,6 +43,13 @@ class StorageBackend(ABC):
 
     schemes: ClassVar[frozenset[str]]
 
+    def check(self, url: str) -> None:  # noqa: B027 - a storage that can tell nothing accepts
+        """Raise `InvalidPathError` if the text of `url` cannot name a file here.
+
+        Asked when an experiment is handed in, so that a slip is not found after the job has run.
+        Looks at the text alone: a storage that cannot be reached refuses nothing.
+        """
+
     @abstractmethod
     def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
         """Fetch `url` to `path` below the local directory `root`; never leaves `root`."""

@@ -11,7 +11,8 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
@@ -21,6 +22,8 @@ from wlm_tasks.model.checks import show
 COMPONENT_LIMIT: Final = 255
 #: most links followed on one way, as the kernel has it
 _LINKS_LIMIT: Final = 40
+#: most directories held open on one way, so that a job's links cannot use up a worker's descriptors
+_DEPTH_LIMIT: Final = 256
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: without waiting for the other end of a FIFO
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -82,18 +85,27 @@ def target_directory(root: str, path: str) -> Iterator[tuple[int, str]]:
     Raises `InvalidPathError` where the way leads through a symbolic link.
     """
     *parents, name = components(path)
-    with ExitStack() as stack, translated(f"{root}/{path}"):
-        fd = _keep(stack, os.open(root, _DIRECTORY & ~os.O_NOFOLLOW))
-        for part in parents:
-            with suppress(FileExistsError):
-                os.mkdir(part, 0o777, dir_fd=fd)
-            if _is_link(part, fd):
-                raise InvalidPathError(
-                    f"path: got {show(path)}, expected one without symbolic links: "
-                    f"{show(part)} is one"
-                )
-            fd = _keep(stack, os.open(part, _DIRECTORY, dir_fd=fd))
-        yield fd, name
+    with translated(f"{root}/{path}"):
+        fd = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+        try:
+            for part in parents:
+                below = _make_directory(part, fd, path)
+                os.close(fd)
+                fd = below
+            yield fd, name
+        finally:
+            os.close(fd)
+
+
+def _make_directory(name: str, dir_fd: int, path: str) -> int:
+    """Open a directory on the way to `path`, made if need be; a link in its place is refused."""
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o777, dir_fd=dir_fd)
+    if _is_link(name, dir_fd):
+        raise InvalidPathError(
+            f"path: got {show(path)}, expected one without symbolic links: {show(name)} is one"
+        )
+    return os.open(name, _DIRECTORY, dir_fd=dir_fd)
 
 
 def open_source(root: str, path: str) -> int:
@@ -103,8 +115,7 @@ def open_source(root: str, path: str) -> int:
     leads out, `StorageRefusedError` if there is no such file or it is not a regular one.
     """
     place = f"{root}/{path}"
-    with translated(place), ExitStack() as stack:
-        walk = _Walk(stack, root, path)
+    with translated(place), closing(_Walk(root, path)) as walk:
         name = walk.to_the_end()
         return open_regular(name, place, dir_fd=walk.fd)
 
@@ -133,18 +144,22 @@ def require_regular(status: os.stat_result, place: str) -> None:
 class _Walk:
     """The way along a path's components, links among them, that never leaves its root."""
 
-    def __init__(self, stack: ExitStack, root: str, path: str) -> None:
-        self._stack = stack
+    def __init__(self, root: str, path: str) -> None:
         self._path = path
-        self._root = os.path.realpath(root)
-        self._dirs = [_keep(stack, os.open(root, _DIRECTORY & ~os.O_NOFOLLOW))]
         self._todo = deque(components(path))
         self._links = 0
+        # a link may name the root as it was given or as it is: "$PWD" of a job is either
+        self._roots = [_split(str(Path(root).absolute())), _split(os.path.realpath(root))]
+        self._dirs = [os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)]
 
     @property
     def fd(self) -> int:
         """The directory reached."""
         return self._dirs[-1]
+
+    def close(self) -> None:
+        """Close every directory on the way."""
+        self._back_to(0)
 
     def to_the_end(self) -> str:
         """Go to the directory of the file and return the file's name there, not a link."""
@@ -155,27 +170,42 @@ class _Walk:
             elif _is_link(part, self.fd):
                 self._follow(os.readlink(part, dir_fd=self.fd))
             elif self._todo:
-                self._dirs.append(_keep(self._stack, os.open(part, _DIRECTORY, dir_fd=self.fd)))
+                self._down(part)
             else:
                 return part
             if not self._todo:
                 raise StorageRefusedError(f"{self._path}: is a directory, expected a regular file")
 
+    def _down(self, name: str) -> None:
+        if len(self._dirs) >= _DEPTH_LIMIT:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        self._dirs.append(os.open(name, _DIRECTORY, dir_fd=self.fd))
+
     def _up(self) -> None:
         if len(self._dirs) == 1:
             raise self._leaves()
-        self._dirs.pop()
+        self._back_to(len(self._dirs) - 1)
+
+    def _back_to(self, count: int) -> None:
+        while len(self._dirs) > count:
+            os.close(self._dirs.pop())
 
     def _follow(self, target: str) -> None:
         self._links += 1
         if self._links > _LINKS_LIMIT:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        parts = _split(target)
         if target.startswith("/"):
-            if os.path.commonpath([self._root, target]) != self._root:
-                raise self._leaves()
-            target = target[len(self._root) :]
-            del self._dirs[1:]
-        self._todo.extendleft(part for part in reversed(target.split("/")) if part not in {"", "."})
+            parts = self._below(parts)
+            self._back_to(1)
+        self._todo.extendleft(reversed(parts))
+
+    def _below(self, parts: list[str]) -> list[str]:
+        """Return what an absolute path says after the root; what it says is walked, not trusted."""
+        for root in self._roots:
+            if parts[: len(root)] == root:
+                return parts[len(root) :]
+        raise self._leaves()
 
     def _leaves(self) -> InvalidPathError:
         return InvalidPathError(
@@ -184,10 +214,10 @@ class _Walk:
         )
 
 
+def _split(path: str) -> list[str]:
+    """Return the components of a path as the kernel reads them: ``//`` and ``/./`` are ``/``."""
+    return [part for part in path.split("/") if part not in {"", "."}]
+
+
 def _is_link(name: str, dir_fd: int) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
-
-
-def _keep(stack: ExitStack, fd: int) -> int:
-    stack.callback(os.close, fd)
-    return fd

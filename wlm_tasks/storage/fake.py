@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
@@ -120,6 +120,22 @@ class _MemBytes:
 
     def read_at(self, offset: int, length: int) -> bytes:
         return bytes(self._data[offset : offset + length])
+
+    def identity(self) -> Hashable:
+        return _Same(self._data), len(self._data)
+
+
+class _Same:
+    """Equal to what stands for the very same object."""
+
+    def __init__(self, what: object) -> None:
+        self._what = what
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._what is self._what
+
+    def __hash__(self) -> int:
+        return id(self._what)
 
 
 class _MemSource(_MemBytes):

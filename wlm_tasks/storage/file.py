@@ -14,12 +14,14 @@ from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import show
 from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
 from wlm_tasks.storage.beneath import (
+    COMPONENT_LIMIT,
+    components,
     open_regular,
     open_source,
     target_directory,
     translated,
 )
-from wlm_tasks.storage.localfiles import FileTarget, file_source
+from wlm_tasks.storage.localfiles import FileTarget, file_source, part_name
 from wlm_tasks.storage.transfer import move
 
 _URL: Final = re.compile(
@@ -31,6 +33,15 @@ class FileStorage(StorageBackend):
     """Files by absolute path; the rights are those of the worker's user."""
 
     schemes: ClassVar[frozenset[str]] = frozenset({"file"})
+
+    def check(self, url: str) -> None:
+        """Refuse what cannot be a file's path, and the name of a part file."""
+        *parents, name = file_path(url).split("/")
+        if any(len(os.fsencode(part)) > COMPONENT_LIMIT for part in parents):
+            raise InvalidPathError(
+                f"URL: got {show(url)}, expected components of at most {COMPONENT_LIMIT} bytes"
+            )
+        part_name(*components(name))
 
     def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
         """Copy the file of the URL to `path` below `root`, directories made as needed."""

@@ -6,18 +6,19 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.checks import show
+from wlm_tasks.model.paths import PART_PREFIX, PART_SUFFIX, is_part
 from wlm_tasks.storage.beneath import COMPONENT_LIMIT, require_regular, translated
-from wlm_tasks.storage.transfer import Part, Readable
+from wlm_tasks.storage.transfer import CHUNK, Part, Readable
 
-_SUFFIX: Final = ".wlm-part"
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
 _TRIES: Final = 5
+_ZEROS: Final = bytes(CHUNK)
 
 
 def part_name(name: str) -> str:
@@ -25,14 +26,14 @@ def part_name(name: str) -> str:
 
     A name too long for that is shortened. Raises `InvalidPathError` for a part file's name.
     """
-    if name.startswith(".") and name.endswith(_SUFFIX):
+    if is_part(name):
         raise InvalidPathError(
             f"path: got {show(name)}, expected a name other than that of a part file"
         )
-    full = f".{name}{_SUFFIX}"
+    full = f"{PART_PREFIX}{name}{PART_SUFFIX}"
     if len(os.fsencode(full)) <= COMPONENT_LIMIT:
         return full
-    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{_SUFFIX}"
+    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{PART_SUFFIX}"
 
 
 class FileBytes:
@@ -53,6 +54,10 @@ class FileBytes:
         with translated(self.place):
             return os.pread(self.fd, length, offset)
 
+    def identity(self) -> Hashable:
+        """Return what a file is known by, as it was when it was opened."""
+        return _identity(self.status)
+
 
 class FileSource(FileBytes):
     """A file to read, opened by `opener`, which is called again to see whether it still is."""
@@ -62,7 +67,7 @@ class FileSource(FileBytes):
         self._opener = opener
 
     def changed(self) -> bool:
-        """Compare size, time of change and inode with what was opened."""
+        """Compare size, times and inode with what was opened."""
         try:
             fd = self._opener()
         except (StorageRefusedError, InvalidPathError):
@@ -169,8 +174,20 @@ class _PartFile(FileBytes):
         self._dir_fd = dir_fd
         self._part = part
         self._name = name
+        self._end = self.size
+
+    def identity(self) -> Hashable:
+        """Return what it is known by now, after what was written."""
+        with translated(self.place):
+            return _identity(os.fstat(self.fd))
 
     def write_at(self, offset: int, data: bytes) -> None:
+        end = offset + len(data)
+        if offset >= self._end and data == _ZEROS[: len(data)]:
+            # a hole reads the same, so a sparse file stays one
+            self.truncate(end)
+            return
+        self._end = max(self._end, end)
         with translated(self.place):
             rest = memoryview(data)
             while rest:
@@ -181,6 +198,7 @@ class _PartFile(FileBytes):
     def truncate(self, size: int) -> None:
         with translated(self.place):
             os.ftruncate(self.fd, size)
+        self._end = size
 
     def commit(self) -> None:
         with translated(self.place):
@@ -193,5 +211,7 @@ class _PartFile(FileBytes):
             os.unlink(self._part, dir_fd=self._dir_fd)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    # anybody can set the time of modification back (cp -p, rsync -t), nobody that of change
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times

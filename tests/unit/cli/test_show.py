@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from unit.cli.world import World, hello
 
+from wlm_tasks.cli import logs
 from wlm_tasks.cli.logs import added
 from wlm_tasks.model.experiment import Transfer
 
@@ -136,10 +138,52 @@ def test_logs_of_a_sweep_are_those_of_its_members(world: World) -> None:
         ("", "a\n", "a\n"),
         ("a\n", "a\nb\n", "b\n"),
         ("a", "ab", "b"),
-        ("a\nb\nc\n", "b\nc\nd\n", "b\nc\nd\n"),
+        ("a\nb\nc\n", "b\nc\nd\n", "d\n"),
+        ("a\nb\nc\n", "c\nd\n", "d\n"),
+        ("a\nb\nc\n", "c\nd", "d"),
+        ("a\n", "", ""),
+        ("head\n" + "ok\n" * 9, "ok\n" * 8 + "x\n", "x\n"),
+        ("head 1\nhead 2\n" + "ok\n" * 9, "head 2\n" + "ok\n" * 12, "ok\n" * 3),
+        ("x\nx\ny\nx\nx\ny\n", "x\ny\nx\nx\ny\nx\n", "x\n"),
+        ("x\na 1\nb\n", "1\nb\nc\n", "c\n"),
+        ("x\né 1\nb\n", "\ufffd 1\nb\nc\n", "c\n"),
+        ("a\nb\n", "z\nb\nc\n", "z\nb\nc\n"),
         ("x" * 5000 + "tail\n", "x" * 4500 + "tail\nnew\n", "new\n"),
         ("gone\n", "other\n", "other\n"),
     ],
 )
 def test_what_was_added_to_the_end_of_a_growing_text(old: str, new: str, text: str) -> None:
     assert added(old, new) == text
+
+
+class _Grows:
+    """A job whose output has some more lines at each look, and whose site gives its last bytes."""
+
+    def __init__(self, lines: list[str], step: int, most: int) -> None:
+        self._lines = lines
+        self._step = step
+        self._most = most
+        self._there = 0
+        self.view = SimpleNamespace(token="t")
+
+    def stdout(self, tail: int) -> str:
+        self._there += self._step
+        text = "".join(self._lines[: self._there]).encode()[-self._most :].decode(errors="replace")
+        return "".join(text.splitlines(keepends=True)[-tail:])
+
+
+@pytest.mark.parametrize(
+    ("lines", "most"),
+    [
+        (["step ok\n"] * 9000, 256 * 1024),
+        ([f"step {n}\n" for n in range(9000)], 256 * 1024),
+        ([f"é {n // 3}\n" for n in range(9000)], 9001),
+        ([*["a\n"] * 3000, *["b\n"] * 3000, *["a\n"] * 3000], 9001),
+    ],
+    ids=["one line again and again", "all different", "more than is given", "runs"],
+)
+def test_following_a_long_output_loses_and_repeats_nothing(lines: list[str], most: int) -> None:
+    handle = SimpleNamespace(job=_Grows(lines, 700, most), steps=[])
+    reader = logs._Reader(SimpleNamespace(), handle, None)  # type: ignore[arg-type]  # all it needs
+    shown = "".join(reader.grown("stdout", whole=False) for _ in range(13))
+    assert shown == "".join(lines)

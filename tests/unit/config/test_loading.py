@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -164,8 +164,25 @@ def test_every_setting_has_a_variable(file: Path) -> None:
 @pytest.mark.usefixtures("file")
 def test_variables_of_the_site_there_is_without_configuration() -> None:
     settings = load(environ={"HOME": "/h", "WLM_SITES_LOCAL_SCRATCH": "/tmp/{user}"})  # noqa: S108
-    assert settings.sites["local"].directory == f"/tmp/{getpass.getuser()}"  # noqa: S108
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert settings.sites["local"].directory == f"/tmp/{name}"  # noqa: S108
     assert settings.sites["local"].kind == "local"
+
+
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "LNAME", "USERNAME"])
+def test_the_user_is_who_runs_us_and_not_who_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "somebody-else")
+    site = SiteSettings(name="local", kind="local", scratch="/scratch/{user}")
+    assert site.directory == f"/scratch/{pwd.getpwuid(os.getuid()).pw_name}"
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOGNAME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)
+    site = SiteSettings(name="local", kind="local", scratch="/scratch/{user}")
+    assert site.directory == "/scratch/3999999999"
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,19 @@ def test_without_secrets_flower_keeps_to_its_defaults(monkeypatch: pytest.Monkey
     assert "basic_auth" not in config
 
 
+@pytest.mark.parametrize("variable", ["FLOWER_LOGIN_FILE", "FLOWER_BROKER_API_FILE"])
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"], ids=repr)
+def test_flower_does_not_start_without_a_secret_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: bytes | None
+) -> None:
+    """With an empty file nobody would be asked for a login."""
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    monkeypatch.setenv(variable, str(tmp_path / "secret"))
+    with pytest.raises(SystemExit, match=f"^{variable}: "):
+        runpy.run_path(str(DEPLOY / "flowerconfig.py"))
+
+
 def test_flower_listens_on_this_machine_only_and_changes_nothing(
     flowerconfig: dict[str, Any],
 ) -> None:

@@ -48,6 +48,11 @@ def refusal(path: Path, error: type[InputError] = InvalidExperimentError) -> str
         ("a.json", b"[]", "got a list, expected a table of fields"),
         ("a.json", b"null", "got a NoneType, expected a table of fields"),
         ("a.json", b"[" * 100_000, "got endless nesting, expected a few levels"),
+        (
+            "a.json",
+            b'{"name": "a", "resources": {"cpus": 1, "cpus": 2}}',
+            "got the key 'cpus' again, expected valid JSON",
+        ),
         ("a.txt", b"name: a", "got suffix '.txt', expected one of .toml, .json, .yaml, .yml"),
         ("toml", b"", "got suffix '', expected one of .toml"),
         ("a.tar.gz", b"", "got suffix '.gz', expected one of .toml"),
@@ -68,6 +73,14 @@ def test_broken_files(name: str, content: bytes, message: str, tmp_path: Path) -
         (b"- a", "got a list, expected a table of fields"),
         (b"", "got a NoneType, expected a table of fields"),
         (b"name: no", "name: got False, expected 1 to 128 letters"),
+        (b"a: !!timestamp x", "got 'x', no timestamp (at line 1, column 4), expected valid YAML"),
+        (b"a: !!int ''", "got '', no int (at line 1, column 4), expected valid YAML"),
+        (b"a: !!float '_'", "got '_', no float (at line 1, column 4), expected valid YAML"),
+        (b"a: !!bool maybe", "got 'maybe', no bool (at line 1, column 4), expected valid YAML"),
+        (b"a: 2024-13-45", "got '2024-13-45', no timestamp (at line 1, column 4), expected val"),
+        (b"a: 1\nb: {c: 1, 'c': 2}", "got the key 'c' again (at line 2, column 11), expected"),
+        (b"a: 1\na: 1", "got the key 'a' again (at line 2, column 1), expected valid YAML"),
+        (b"? [*a, *a]\n: 1", "expected valid YAML"),
     ],
 )
 def test_broken_yaml(content: bytes, message: str, tmp_path: Path) -> None:
@@ -78,6 +91,17 @@ def test_broken_yaml(content: bytes, message: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
     assert str(caught.value).startswith(f"{tmp_path}/a.yaml: ")
+
+
+def test_merged_keys_are_no_repeated_ones(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "a: &a {x: 1, y: 1}\nb: {c: [{d: &d {<<: *a, y: 2}}]}\ne: {<<: *d, x: 3}\nf: *d\n"
+    )
+    table = read_table(file, ConfigError)
+    assert table["b"]["c"][0]["d"] == {"x": 1, "y": 2}
+    assert table["e"] == {"x": 3, "y": 2}
 
 
 def test_yaml_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

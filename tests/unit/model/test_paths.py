@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wlm_tasks.errors import InvalidPathError
+from wlm_tasks.errors import InvalidExperimentError, InvalidPathError
 from wlm_tasks.model.experiment import Experiment, Transfer
-from wlm_tasks.model.paths import check_inside, is_url, resolve_paths, resolve_place
+from wlm_tasks.model.paths import check_inside, is_url, place_key, resolve_paths, resolve_place
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,27 @@ def test_inside(path: str) -> None:
 def test_outside(path: str) -> None:
     with pytest.raises(InvalidPathError, match=r"^path: got '.*, expected a (relative )?path"):
         check_inside(path)
+
+
+@pytest.mark.parametrize("dest", [".x.wlm-part", "a/.x.wlm-part"])
+def test_an_input_with_the_name_of_a_file_under_way(dest: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=r"inputs\[0\].dest: .*'.wlm-part'"):
+        Experiment("n", "local", ["true"], inputs=[{"src": "/a", "dest": dest}])
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("a/../b", "b"),
+        ("file:///a/b", "file:///a/b"),
+        ("FILE://LocalHost//a/./c/../%62", "file:///a/b"),
+        ("file://host/a/./b", "file://host/a/./b"),
+        ("sftp://host/a%62", "sftp://host/a%62"),
+        ("file:///{x}/%7Bx%7D", "file:///{x}/%7Bx%7D"),
+    ],
+)
+def test_spellings_of_a_place(place: str, key: str) -> None:
+    assert place_key(place) == key
 
 
 @given(st.text())

@@ -127,6 +127,35 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"experiment": MELT.model_copy(update={"inputs": (Transfer("gopher://x/y", "y"),)})},
         "gopher",
     ),
+    ({"max_active": 1_000_001}, "max_active: .* from 1 to 1000000"),
+    ({"max_active": 2**70}, "max_active"),
+    ({"sweep": {"T": range(2**70)}}, "sweep.T: .* at most 10000 values"),
+]
+
+
+def _outputs(*places: str) -> dict[str, Any]:
+    outputs = tuple(Transfer(f"log{i}", place) for i, place in enumerate(places))
+    changes = {"outputs": outputs, "commands": ("echo {T}",)}
+    return {"experiment": MELT.model_copy(update=changes)}
+
+
+# what only staging refused, that of outputs after the job had run
+BAD += [
+    (_outputs("file://otherhost/x"), r"outputs\[0\].dest: URL: .* no host or the host localhost"),
+    (_outputs("file:///x/y?z"), r"outputs\[0\].dest: .*%3F"),
+    (_outputs("file:///tmp/%00"), r"outputs\[0\].dest: .* without NUL"),
+    (_outputs("a", "file:///tmp/dir%2F"), r"outputs\[1\].dest: .* a file's path"),
+    (_outputs("/a/.x.wlm-part"), r"outputs\[0\].dest: .* a part file"),
+    (_outputs("/a/" + "n" * 256), r"outputs\[0\].dest: .* at most 255 bytes"),
+    (_outputs("a", "file:///x/../a", "file:///x/../a"), r"outputs\[2\].dest"),
+    (_outputs("/a/b", "file:///a/b"), r"outputs\[1\].dest: .* outputs\[0\] does not have"),
+    (_outputs("/a/b", "file://LOCALHOST/a/%62"), r"outputs\[1\].dest: .* outputs\[0\]"),
+    (_outputs("/a/b", "file:///a/c/..//./b"), r"outputs\[1\].dest: .* outputs\[0\]"),
+    ({**_outputs("file:///{T}/x?"), "sweep": {"T": [1, 2]}}, "%3F"),
+    (
+        {"experiment": MELT.model_copy(update={"inputs": (Transfer("file://h/y", "y"),)})},
+        r"inputs\[0\].src: URL: .* no host",
+    ),
 ]
 
 
@@ -142,6 +171,13 @@ def test_what_is_wrong_is_said_and_nothing_stored(
     assert _count(runtime) == 0
     assert runtime.store.coordination.count_unpublished() == 0
     assert queues.take_all() == {}
+
+
+def test_a_relative_place_and_the_same_in_full(runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"outputs\[1\]\.dest"):
+        plans(runtime, _submission(tmp_path, **_outputs("out", f"{tmp_path}/out")))
+    _members, [planned] = plans(runtime, _submission(tmp_path, **_outputs("out", "out2")))
+    assert len(planned.experiment.outputs) == 2
 
 
 def test_planning_stores_nothing(runtime: Runtime, tmp_path: Path) -> None:

@@ -28,6 +28,16 @@ def stop_after(chunks: int) -> TransferControl:
     return TransferControl(should_stop=lambda: next(asked) >= chunks)
 
 
+def wait_for_tick(directory: Path) -> None:
+    """Wait until a file changed now has another time than one changed before."""
+    probe = directory / "tick"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        probe.touch()
+    probe.unlink()
+
+
 class Store(ABC):
     """What a test needs beside the interface it tests: a far side, and a root on this one."""
 

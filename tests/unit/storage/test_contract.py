@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from unit.storage.stores import MiB, Store, Way, sha256, stop_after
+from unit.storage.stores import MiB, Store, Way, sha256, stop_after, wait_for_tick
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.storage.base import TransferControl, TransferResult
@@ -61,16 +62,59 @@ def test_an_early_end_keeps_what_was_moved(way: Way) -> None:
     assert way.target() == DATA
 
 
-def test_slices_of_any_length_come_to_an_end(way: Way) -> None:
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_slices_of_any_length_come_to_an_end(way: Way, length: int) -> None:
+    """Each is shorter than it takes to read again what those before it moved."""
     way.source(DATA)
-    moved = 0
-    for length in range(1, 20):
-        result = way.go(stop_after(length))
-        moved += result.moved
-        if result.complete:
-            break
+    results = [way.go(stop_after(length))]
+    while not results[-1].complete and len(results) < 10:
+        results.append(way.go(stop_after(length)))
     assert way.target() == DATA
-    assert moved == len(DATA)
+    assert sum(result.moved for result in results) == len(DATA)
+    assert results[-1].sha256 == sha256(DATA)
+
+
+@pytest.mark.parametrize("there", [DATA, DATA[:-1] + b"y"], ids=["equal", "different"])
+@pytest.mark.parametrize("wanted", [None, sha256(DATA)], ids=["any", "digest"])
+def test_a_target_is_compared_in_slices(way: Way, there: bytes, wanted: str | None) -> None:
+    way.source(DATA)
+    way.write_target(there)
+    for _ in range(10):
+        control = replace(stop_after(1), sha256=wanted)
+        if (result := way.go(control)).complete:
+            break
+    assert result.complete
+    assert way.target() == DATA
+
+
+def test_a_part_is_compared_in_slices(way: Way) -> None:
+    way.source(DATA)
+    way.write_part(DATA[: 2 * MiB] + b"z")
+    results = [way.go(stop_after(1))]
+    while not results[-1].complete and len(results) < 10:
+        results.append(way.go(stop_after(1)))
+    assert [result.done for result in results[:2]] == [MiB, 2 * MiB]
+    assert results[-1] == done(DATA, results[-1].moved)
+    assert sum(result.moved for result in results) == len(DATA) - 2 * MiB
+
+
+def test_what_was_touched_between_slices_is_read_again(way: Way) -> None:
+    way.source(DATA)
+    way.go(stop_after(2))
+    wait_for_tick(way.store.root)
+    way.write_part(b"z" + DATA[1 : 2 * MiB])
+    assert way.go() == done(DATA, len(DATA))
+    assert way.target() == DATA
+
+
+def test_another_source_between_slices_is_read_from_its_begin(way: Way) -> None:
+    way.source(DATA)
+    way.go(stop_after(2))
+    other = b"z" + DATA[1:]
+    wait_for_tick(way.store.root)
+    way.source(other)
+    assert way.go() == done(other, len(other))
+    assert way.target() == other
 
 
 def test_a_stop_before_the_first_chunk(way: Way) -> None:

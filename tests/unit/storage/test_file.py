@@ -10,11 +10,13 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from unit.storage.stores import FileStore, MiB, sha256
+from unit.storage.stores import FileStore, MiB, sha256, stop_after, wait_for_tick
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.storage import transfer
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.file import FileStorage, file_path
 from wlm_tasks.storage.localfiles import part_name
@@ -76,6 +78,8 @@ ATTACKS: dict[str, dict[str, str]] = {
     "a link with a prefix alike": {"x": "{base}/root2/secret"},
     "a link by way of a process": {"x": "/proc/self/root{base}/outside/secret"},
     "a link by another name of the root": {"x": "{base}/alias/../outside/secret"},
+    "a link back in and out, spelt oddly": {"x": "//.{base}/root/./../outside/secret"},
+    "a link in, and one out there": {"x": "/.//{base}/root/y", "y": "../outside/secret"},
 }
 
 
@@ -102,6 +106,60 @@ def test_links_that_stay_inside_are_followed(files: FileStore) -> None:
     put(files)
     assert files.read("far.dat") == b"data"
     put(files, "dir/data")
+
+
+@pytest.mark.parametrize("spelling", ["{root}", "/{root}", "//{root}", "/.{root}", "{root}/./"])
+@pytest.mark.parametrize(
+    ("given", "named"), [("root", "root"), ("way/root", "root"), ("way/root", "way/root")]
+)
+def test_links_that_name_the_root_by_its_path(
+    files: FileStore, tmp_path: Path, spelling: str, given: str, named: str
+) -> None:
+    """What ``ln -s "$PWD/data" x`` makes, also where scratch is reached through a link."""
+    (tmp_path / "way").symlink_to(".")
+    (files.root / "data").write_text("data")
+    (files.root / "x").symlink_to(spelling.format(root=tmp_path / named) + "/data")
+    files.backend.put(str(tmp_path / given), "x", files.url("far.dat"), CONTROL)
+    assert files.read("far.dat") == b"data"
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_links_use_up_no_descriptors(files: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files.root / "d").mkdir()
+    (files.root / "data").write_text("data")
+    (files.root / "x").symlink_to("d/../" * 400 + "data")
+    before, most = open_descriptors(), 0
+    real = os.open
+
+    def count(*args: Any, **options: Any) -> int:
+        nonlocal most
+        most = max(most, open_descriptors())
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", count)
+        put(files)
+    assert files.read("far.dat") == b"data"
+    assert most - before < 20
+    assert open_descriptors() == before
+
+
+def test_a_way_that_is_too_deep(files: FileStore) -> None:
+    """Each directory on the way is held open, so there must be a bound."""
+    before = open_descriptors()
+    deep = files.root.joinpath(*["d"] * 300)
+    deep.mkdir(parents=True)
+    (deep / "data").write_text("data")
+    (files.root / "x").symlink_to("d/" * 300 + "data")
+    with pytest.raises(StorageRefusedError, match="x: File name too long"):
+        put(files)
+    files.write("far.dat", b"data")
+    get(files, "d/" * 300 + "new")
+    assert (deep / "new").read_text() == "data"
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("target", [".", "sub", "sub/..", "sub/"])
@@ -357,28 +415,99 @@ def test_the_same_file_on_both_sides(files: FileStore) -> None:
     assert (files.root / "x").read_text() == "data"
 
 
-@pytest.mark.parametrize("change", ["replaced", "removed", "same size"])
+@pytest.mark.parametrize("change", ["replaced", "removed", "same size", "same times", "longer"])
 def test_changes_of_the_source(files: FileStore, change: str) -> None:
     path = files.path("far.dat")
     path.write_bytes(b"a" * 3 * MiB)
+    times = path.stat()
 
     def edit(done: int, _size: int) -> None:
         if done != 2 * MiB:
             return
+        wait_for_tick(files.root)
         if change == "replaced":
             other = files.path("other")
             other.write_bytes(path.read_bytes())
             other.replace(path)
         elif change == "removed":
             path.unlink()
+        elif change == "longer":
+            path.write_bytes(b"a" * 3 * MiB + b"b")
         else:
-            path.write_bytes(b"b" * 3 * MiB)
+            with path.open("r+b") as file:
+                file.write(b"b" * 3 * MiB)
+            if change == "same times":  # as rsync --inplace -t leaves it
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     with pytest.raises(StorageUnavailableError, match="was changed while it was read"):
         files.backend.get(
             files.url("far.dat"), str(files.root), "x", TransferControl(progress=edit)
         )
     assert not (files.root / "x").exists()
+
+
+@pytest.mark.parametrize("already", [False, True], ids=["new", "an empty one is there"])
+def test_a_file_with_more_bytes_than_its_size(files: FileStore, already: bool) -> None:
+    """One of /proc says 0: an empty copy would pass for the whole."""
+    if already:
+        (files.root / "x").touch()
+    with pytest.raises(StorageRefusedError, match="version: has more bytes than the 0 it says"):
+        files.backend.get("file:///proc/version", str(files.root), "x", CONTROL)
+    assert not (files.root / part_name("x")).exists()
+    assert (files.root / "x").exists() == already
+
+
+def test_a_file_with_fewer_bytes_than_its_size(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of /sys, which say 4096; asked for again and again it would never be complete."""
+    files.write("far.dat", b"data")
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, n, at) if at < 2 else b"")
+    monkeypatch.setattr(transfer, "CHUNK", 2)
+    with pytest.raises(StorageRefusedError, match="dat: has fewer bytes than the 4 it says"):
+        get(files)
+    assert list(files.root.iterdir()) == []
+
+
+def test_holes_stay_holes(files: FileStore) -> None:
+    data = bytes(3 * MiB) + b"data" + bytes(3 * MiB - 4) + bytes(MiB + 5)
+    files.write("far.dat", data)
+    for length in (1, 2, 20):
+        url = files.url("far.dat")
+        files.backend.get(url, str(files.root), "x", stop_after(length))
+    assert (files.root / "x").read_bytes() == data
+    assert (files.root / "x").stat().st_blocks * 512 <= 2 * MiB
+
+
+def test_zeros_replace_what_is_no_hole(files: FileStore) -> None:
+    files.write("far.dat", bytes(3 * MiB))
+    (files.root / part_name("x")).write_bytes(bytes(MiB) + b"other" * MiB)
+    get(files)
+    assert (files.root / "x").read_bytes() == bytes(3 * MiB)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("//host/a", "no host or the host localhost"),
+        ("///a?b", "as %3F"),
+        ("///a%00b", "without NUL"),
+        ("///a/b%2F", "a file's path"),
+        ("///a/.b.wlm-part", "other than that of a part file"),
+        (f"///a/{'n' * 256}", "at most 255 bytes"),
+        (f"///{'%C3%A9' * 128}/a", "at most 255 bytes"),
+        ("///a/%2e%2e", r"without '\.\.'"),
+    ],
+)
+def test_urls_are_checked_by_their_text(place: str, said: str) -> None:
+    with pytest.raises(InvalidPathError, match=said):
+        FileStorage().check(f"file:{place}")
+
+
+def test_urls_that_pass_the_check(files: FileStore) -> None:
+    for name in ("a", "no/such/directory/x", "n" * 255, "é", "../x"):
+        files.backend.check(files.url(name))
 
 
 def test_part_names() -> None:
