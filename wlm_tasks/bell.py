@@ -32,9 +32,12 @@ class Bell:
         for fifo in directory.glob(f"*{_SUFFIX}"):
             _remove_if_stale(fifo)
         self._path = directory / f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-        os.mkfifo(self._path, 0o600)
+        # under its name only once somebody listens: without a listener it might be taken for stale
+        new = self._path.with_suffix(".new")
+        os.mkfifo(new, 0o600)
         # for reading and writing: the pipe then has no end of file when a ringer leaves
-        self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(new, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        new.rename(self._path)
         self._rest = b""
 
     def fileno(self) -> int:
@@ -121,7 +124,8 @@ def _write(fifo: Path, data: bytes) -> None:
 
 def _remove_if_stale(fifo: Path) -> None:
     pid = fifo.name.partition("-")[0]
-    if not pid.isdigit():
+    # a pid that is unknown here may live in another container that has the same directory
+    if not pid.isdigit() or not _unheard(fifo):
         return
     try:
         os.kill(int(pid), 0)
@@ -130,3 +134,12 @@ def _remove_if_stale(fifo: Path) -> None:
             fifo.unlink()
     except (PermissionError, OverflowError):
         return
+
+
+def _unheard(fifo: Path) -> bool:
+    """Whether certainly nobody listens."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False

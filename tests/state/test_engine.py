@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, text
-from state.world import SETUP, experiment, holder, new
+from state.world import SETUP, World, experiment, holder, new
 
 from wlm_tasks.celery import WlmCelery, make_app
-from wlm_tasks.compute.base import JobSpec, Submitted
+from wlm_tasks.compute.base import JobSpec, JobState, JobStatus, Submitted
 from wlm_tasks.config import load
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.experiment import Transfer
+from wlm_tasks.model.states import ExperimentState
 from wlm_tasks.model.steps import STEP_QUEUES
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.store import Store
 from wlm_tasks.tasks.engine import Engine, HandOn
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.shown import Shown
+from wlm_tasks.tasks.watching import cancel_jobs, poll_site
 
 IDLE = experiment(
     staging=False,
@@ -53,13 +55,12 @@ def _mine() -> Holder:
 
 
 @pytest.mark.postgresql
+@pytest.mark.parametrize("dialect", ["postgresql"])
 def test_lost_connections_are_no_death_of_the_worker(
-    app: WlmCelery, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    app: WlmCelery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL is restarted at the worst moments: every pooled connection is stale at once."""
     store, url = app.runtime.store, str(app.settings.database)
-    if store.database.is_sqlite:
-        pytest.skip("SQLite has no connections to lose")
     backend = app.runtime.site("alpha").backend
     prepare, submit = backend.prepare, backend.submit
 
@@ -128,11 +129,10 @@ def test_the_heartbeat_outlives_any_error(store: Store, monkeypatch: pytest.Monk
     heartbeat.stop()
 
 
+@pytest.mark.postgresql
+@pytest.mark.parametrize("dialect", ["postgresql"])
 def test_a_server_that_became_a_standby_is_out_of_reach(url: str) -> None:
     store = Store(url)
-    if store.database.is_sqlite:
-        store.close()
-        pytest.skip("SQLite has no standby")
 
     def demote(connection: Any, _record: Any) -> None:
         connection.execute("SET default_transaction_read_only TO on")
@@ -142,3 +142,24 @@ def test_a_server_that_became_a_standby_is_out_of_reach(url: str) -> None:
     with pytest.raises(ServiceError, match="read-only"):
         store.intake.add(new(), sent=False)
     store.close()
+
+
+def test_one_unreadable_experiment_does_not_stop_the_others(
+    app: WlmCelery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll and a cancel go on past what another version has written."""
+    world = World(app.runtime.store)
+    bad, bad_token = world.submitted()
+    good, good_token = world.submitted()
+    world.sql("UPDATE experiments SET spec = '{}' WHERE id = :id", id=bad)
+    backend = app.runtime.site("alpha").backend
+    ended = JobStatus(state=JobState.SUCCEEDED, exit_code=0)
+    monkeypatch.setattr(backend, "status", lambda refs: {ref.token: ended for ref in refs})
+    assert [step.experiment_id for step in poll_site(app.runtime, "alpha", None)] == [good]
+    assert good_token != bad_token
+    world.store.intake.cancel(bad)
+    asked: list[str] = []
+    monkeypatch.setattr(backend, "cancel", lambda ref, wait_s: not asked.append(ref.token))  # type: ignore[func-returns-value]
+    assert cancel_jobs(app.runtime, bad)
+    assert asked == [bad_token]
+    assert world.state(bad) is ExperimentState.CANCELLED

@@ -116,6 +116,37 @@ def test_a_new_bell_removes_dead_ones(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_bell_that_is_heard_stays_though_its_pid_is_unknown(tmp_path: Path) -> None:
+    """It is of another container, which counts its processes apart."""
+    other = tmp_path / f"{dead_pid()}-00.bell"
+    os.mkfifo(other)
+    listener = os.open(other, os.O_RDWR | os.O_NONBLOCK)
+    with Bell(tmp_path):
+        assert ring(tmp_path, "x") == 2
+    assert os.read(listener, 10) == b"x\n"
+    os.close(listener)
+    assert ring(tmp_path, "x") == 0
+    assert not other.exists()
+
+
+def test_a_bell_hangs_only_when_somebody_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Path]] = []
+    mkfifo = os.mkfifo
+
+    def made(path: Path, mode: int) -> None:
+        mkfifo(path, mode)
+        seen.append(list(tmp_path.glob("*.bell")))
+
+    monkeypatch.setattr(os, "mkfifo", made)
+    with Bell(tmp_path) as bell:
+        assert seen == [[]]
+        assert [f.suffix for f in tmp_path.iterdir()] == [".bell"]
+        bell.wake()
+        assert bell.wait(5) == []
+
+
 def test_a_file_named_like_a_bell_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / f"{os.getpid()}-00.bell").write_text("text")
     ring(tmp_path, "x")

@@ -7,7 +7,9 @@ job.sh     what guards it, see `wlm_tasks.compute.job_script`
 started    the claim: made once, whole, and never changed; only its maker runs the payload
 stdout     what the payload wrote; also ``stderr``
 exit.json  the evidence of the end, renamed into place
+alive      flock of all that lives of the job, see `wlm_tasks.compute.alive`
 cancelled  the wish that the job never start, or end
+asked      who was sent the stop signal, and since when, see `wlm_tasks.compute.stopping`
 duplicates a line for each further copy of the job, which left without running anything
 job.log    what the guard itself has to say
 ========== ==============================================================================
@@ -35,6 +37,8 @@ from wlm_tasks.errors import BackendUnavailableError, JobRejectedError
 #: longest wait for another submitter or canceller of the same attempt, in seconds
 LOCK_WAIT_S: Final = 30.0
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+#: of an installation; images may hold a word instead, the same in all their containers
+_MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _NATIVE_ID: Final = re.compile(r"([^:]*):([^:]+):([0-9]+):([0-9]+)")
 
 
@@ -43,7 +47,8 @@ class Where(Enum):
 
     HERE = auto()
     BEFORE_REBOOT = auto()  #: on this machine, before it was started again
-    ELSEWHERE = auto()  #: on another machine or in another container: its pids say nothing here
+    OTHER_CONTAINER = auto()  #: under this kernel, where pids mean others: locks tell who lives
+    ELSEWHERE = auto()  #: on another machine: neither pids nor locks say anything here
     NOWHERE = auto()  #: by a cancel, so that nothing ever runs
 
 
@@ -59,6 +64,7 @@ class Claim:
     namespace: str
     epoch: float  #: when it was made
     limit_s: float  #: seconds after which the job has ended, its time limit and grace
+    alive: str = ""  #: the file that all of the job holds locked, empty if there is none
 
     @property
     def native_id(self) -> str:
@@ -73,8 +79,10 @@ class Claim:
             return Where.NOWHERE
         # the boot id is the kernel's own; a host's name may change or be given twice
         if self.boot[:8] == place.boot[:8]:
-            return Where.HERE if self.namespace == place.namespace else Where.ELSEWHERE
-        if (self.host, self.machine) == (place.host, place.machine):
+            return Where.HERE if self.namespace == place.namespace else Where.OTHER_CONTAINER
+        # it may have come back under another name
+        known = _MACHINE_ID.fullmatch(self.machine) or self.host == place.host
+        if known and self.machine == place.machine:
             return Where.BEFORE_REBOOT
         return Where.ELSEWHERE
 
@@ -86,7 +94,9 @@ class Claim:
             return None
         host, boot, pid, start = match.groups()
         place = here()
-        return cls(int(pid), int(start), host, boot, place.machine, place.namespace, 0.0, math.inf)
+        # it does not tell the machine: another host's name must not pass for an old one of ours
+        machine = place.machine if host == place.host else ""
+        return cls(int(pid), int(start), host, boot, machine, place.namespace, 0.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +125,22 @@ class Attempt:
         return f"{self.path}/{name}"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Make the directory and hold its lock; raises `BackendUnavailableError` if it is held."""
+    def locked(self, wait_s: float | None = None) -> Iterator[None]:
+        """Make the directory and hold its lock.
+
+        Raises `BackendUnavailableError` if another holds it for `wait_s`, by default `LOCK_WAIT_S`.
+        """
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120
         Path(self.path).mkdir(mode=0o700, exist_ok=True)
         fd = os.open(self.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._take(fd)
+            self._take(fd, LOCK_WAIT_S if wait_s is None else wait_s)
             yield
         finally:
             os.close(fd)
 
-    def _take(self, fd: int) -> None:
-        deadline = time.monotonic() + LOCK_WAIT_S
+    def _take(self, fd: int, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
         pause = 0.001
         while True:
             try:
@@ -135,8 +148,7 @@ class Attempt:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise BackendUnavailableError(
-                        f"{self.file('lock')}: held by another submit or cancel"
-                        f" for {LOCK_WAIT_S:g} s"
+                        f"{self.file('lock')}: held by another submit or cancel for {wait_s:g} s"
                     ) from None
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)
@@ -148,13 +160,22 @@ class Attempt:
         """True once a cancel has said so."""
         return os.path.lexists(self.file("cancelled"))
 
+    def cancelled_for_s(self) -> float:
+        """Return how long ago a cancel said so, in seconds; 0 if none did."""
+        try:
+            return max(0.0, time.time() - os.stat(self.file("cancelled")).st_mtime)  # noqa: PTH116
+        except OSError:
+            return 0.0
+
     def mark_cancelled(self) -> None:
         """Say that the job is to end, and make sure that it never starts if it has not.
 
         To be called with the lock held. The claim is the last word: a copy of the job that is
         already on its way finds it taken.
         """
-        Path(self.file("cancelled")).touch(mode=0o600)
+        # not touch(1), which would renew the time of a mark that is there
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        os.close(os.open(self.file("cancelled"), flags, 0o600))
         place = here()
         claim = {
             "pid": 0,
@@ -183,6 +204,7 @@ class Attempt:
                 namespace=str(data["namespace"]),
                 epoch=float(data["epoch"]),
                 limit_s=float(data["limit"]),
+                alive=str(data.get("alive", "")),
             )
         except (KeyError, TypeError, ValueError):
             # it was put in place whole, so only a power cut can have emptied it: it still counts

@@ -26,6 +26,10 @@ class JobState(StrEnum):
 ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST})
 
 
+#: longest that a cancel waits for the end of a job, in seconds, if it is given no other time
+CANCEL_WAIT_S: Final = 6.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobRef:
     """Names one job on a site: enough to ask about it, cancel it and read its output."""
@@ -105,8 +109,12 @@ class ComputeBackend(ABC):
         """The native id of this token's job, None if the site has none (yet)."""
 
     @abstractmethod
-    def cancel(self, ref: JobRef) -> bool:
-        """End the job; True once it is certain that nothing runs and nothing will start."""
+    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
+        """End the job; True once it is certain that nothing runs and nothing will start.
+
+        False after `wait_s` seconds at most: it is asked again every few seconds then. So that
+        the job has its whole grace but once, what was begun goes on and is not begun anew.
+        """
 
     @abstractmethod
     def tail(self, ref: JobRef, stream: str, lines: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from wlm_tasks.compute import processes
+from wlm_tasks.compute import alive, processes
 from wlm_tasks.compute.attempt import Attempt, Claim, ExitRecord, Where
 from wlm_tasks.compute.base import JobRef, JobState, JobStatus
 from wlm_tasks.compute.stopping import leader_of
@@ -48,12 +48,24 @@ def _by_files(attempt: Attempt, missing: list[tuple[Attempt, Claim]]) -> JobStat
         return JobStatus(state=JobState.UNKNOWN, reason="no claim: not started yet")
     if claim.where is Where.NOWHERE:
         return JobStatus(state=JobState.CANCELLED, ended_at=claim.epoch, reason="cancelled")
-    if claim.where is Where.ELSEWHERE:
-        return _far_away(claim)
     if claim.where is Where.HERE and _guard_lives(claim):
         return JobStatus(state=JobState.RUNNING, started_at=claim.epoch or None)
+    elsewhere = out_of_sight(attempt, claim)
+    if elsewhere is not False:
+        return _far_away(claim, lives=elsewhere is True)
     missing.append((attempt, claim))
     return None
+
+
+def out_of_sight(attempt: Attempt, claim: Claim) -> bool | None:
+    """Whether the job lives where no look from here reaches; None if that cannot be told."""
+    where, lock = claim.where, attempt.file("alive")
+    if where is Where.OTHER_CONTAINER:
+        return alive.lives(lock, claim.alive)
+    # held after a restart: another host has this one's machine id, copied with its disk
+    if where is Where.ELSEWHERE or (where is Where.BEFORE_REBOOT and alive.is_locked(lock)):
+        return None
+    return False
 
 
 def _guard_lives(claim: Claim) -> bool:
@@ -61,7 +73,13 @@ def _guard_lives(claim: Claim) -> bool:
     return process is not None and process.start == claim.start
 
 
-def _far_away(claim: Claim) -> JobStatus:
+def _far_away(claim: Claim, *, lives: bool) -> JobStatus:
+    if lives:
+        return JobStatus(
+            state=JobState.RUNNING,
+            started_at=claim.epoch or None,
+            reason=f"runs in another container, {claim.host}; known from here by its lock only",
+        )
     end = claim.epoch + claim.limit_s + _SILENCE_S
     if time.time() <= end:
         return JobStatus(

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from wlm_tasks.bell import ring
 from wlm_tasks.compute.base import (
+    CANCEL_WAIT_S,
     ENDED,
     ComputeBackend,
     JobRef,
@@ -186,7 +187,7 @@ class FakeBackend(ComputeBackend):
             job = self.site.jobs.get(ref.token)
             return job.native_id or None if job is not None else None
 
-    def cancel(self, ref: JobRef) -> bool:
+    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:  # noqa: ARG002
         """End the job at once."""
         with self.site.lock:
             self.site.call("cancel", ref.token)
@@ -238,7 +239,7 @@ class NoopBackend(ComputeBackend):
         """Return the token."""
         return ref.token
 
-    def cancel(self, ref: JobRef) -> bool:  # noqa: ARG002
+    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:  # noqa: ARG002
         """Report that nothing runs."""
         return True
 

@@ -4,6 +4,7 @@ It needs bash 4.4, coreutils and ``/proc``, so that it can serve any Linux host.
 order: claims the attempt by link(2), or leaves; runs the payload under ``timeout``, which keeps
 the time limit even when the guard is killed; ends what the payload left behind; renames
 ``exit.json`` into place; rings the bells. `wlm_tasks.compute.job_script` fills in the ``@NAMES@``.
+It inherits the open file that `wlm_tasks.compute.alive` is about, and so does all that it starts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 TEMPLATE: Final = r"""#!/bin/bash
-# The guard of one job, made by wlm_tasks. Argument: the pid namespace, if the caller knows it.
+# The guard of one job, made by wlm_tasks. Arguments, if the caller knows them: the pid namespace;
+# the file that is locked as long as an inherited descriptor of it is open, as DEVICE:INODE.
 # The names of variables begin with wlm_, since some may be exported where this is started.
 wlm_token=@TOKEN@
 wlm_workdir=@WORKDIR@
@@ -50,6 +52,8 @@ identify() {
   [ -r /etc/machine-id ] && read -r wlm_machine < /etc/machine-id
   wlm_namespace=${1:-$(readlink "/proc/$$/ns/pid")}
   wlm_namespace=${wlm_namespace//[^0-9]/}
+  wlm_alive=${2-}
+  wlm_alive=${wlm_alive//[^0-9:]/}
 }
 
 claim() {  # a hard link appears whole and only once; whether it is ours tells the inode
@@ -59,8 +63,8 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
   wlm_record=$wlm_attempt/exit.${wlm_boot:0:8}.$$.$wlm_start
   printf '{"pid":%s,"start":%s,"boot":"%s","host":"%s","machine":"%s",' \
     "$$" "$wlm_start" "$wlm_boot" "$wlm_host" "$wlm_machine" > "$wlm_mine" || exit
-  printf '"namespace":"%s","epoch":%s,"limit":%s}\n' \
-    "$wlm_namespace" "$wlm_begun" "$wlm_limit" >> "$wlm_mine" || exit
+  printf '"namespace":"%s","epoch":%s,"limit":%s,"alive":"%s"}\n' \
+    "$wlm_namespace" "$wlm_begun" "$wlm_limit" "$wlm_alive" >> "$wlm_mine" || exit
   # room for the evidence while there is any: the payload may fill the disk
   printf '%255s\n' '' > "$wlm_record" || exit
   ln -T "$wlm_mine" "$wlm_attempt/started" 2> /dev/null
@@ -75,12 +79,18 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
   exit
 }
 
-leftovers() {  # sets `wlm_left` to the processes that carry the token, this shell excepted
-  local dir pid entries IFS=$'\x1f'
+leftovers() {  # sets `wlm_left` to what has the token or is of this session, this shell excepted
+  local dir pid stat entries IFS=$'\x1f'
   wlm_left=()
   for dir in /proc/[0-9]*; do
     pid=${dir#/proc/}
     [ "$pid" = $$ ] && continue
+    stat=  # up to its end, not its first line: a name may hold anything
+    IFS= read -r -d '' stat < "$dir/stat"
+    if [[ ${stat##*) } =~ ^[^ZX]\ [0-9]+\ [0-9]+\ $$\  ]]; then
+      wlm_left+=("$pid")
+      continue
+    fi
     entries=()
     mapfile -d '' entries < "$dir/environ"
     [[ "$IFS${entries[*]}$IFS" == *"${IFS}WLM_JOB_TOKEN=$wlm_token$IFS"* ]] && wlm_left+=("$pid")
@@ -88,13 +98,14 @@ leftovers() {  # sets `wlm_left` to the processes that carry the token, this she
 }
 
 sweep() {  # ends what outlived the payload; a cancel has sent its own signal before
-  local tenths=0
+  local tenths=0 pause=1
   leftovers
   [ ${#wlm_left[@]} -eq 0 ] && return
   [ -e "$wlm_attempt/cancelled" ] || kill -TERM "${wlm_left[@]}" 2> /dev/null
   while [ ${#wlm_left[@]} -gt 0 ] && [ $tenths -lt "$wlm_grace_ds" ]; do
-    sleep 0.1
-    tenths=$((tenths + 1))
+    sleep "0.$pause"
+    tenths=$((tenths + pause))
+    [ $pause -lt 5 ] && pause=$((pause + 1))  # a look costs, and the grace may be long
     leftovers
   done
   tenths=0

@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from wlm_tasks.compute import evidence
+from wlm_tasks.compute import alive, evidence
 from wlm_tasks.compute.attempt import Attempt, Claim, Where
-from wlm_tasks.compute.base import ComputeBackend, JobRef, JobSpec, JobStatus, Submitted
+from wlm_tasks.compute.base import (
+    CANCEL_WAIT_S,
+    ComputeBackend,
+    JobRef,
+    JobSpec,
+    JobStatus,
+    Submitted,
+)
 from wlm_tasks.compute.job_script import render
 from wlm_tasks.compute.processes import here
 from wlm_tasks.compute.stopping import Stopper
@@ -150,23 +157,23 @@ class LocalBackend(ComputeBackend):
         return None if claim is None or claim.where is Where.NOWHERE else claim.native_id
 
     @_translated
-    def cancel(self, ref: JobRef) -> bool:
-        """Take the claim, or end every process of the job and see that none is left.
+    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
+        """Take the claim, or go on with ending the job's processes until none is left.
 
-        Takes at most the grace and a few seconds more; False if something still lives then, or
-        if the job runs on another host of a shared file system.
+        False while something still lives, or if the job runs in another living container or on
+        another host of a shared file system.
         """
         self._check_inside(ref.workdir)
         attempt = Attempt(ref)
-        with attempt.locked():
+        with attempt.locked(wait_s):
             if attempt.exit() is None:
                 attempt.mark_cancelled()
             claim = attempt.claim()
-        if claim is not None and claim.where is Where.ELSEWHERE:
+        if claim is not None and evidence.out_of_sight(attempt, claim) is not False:
             return attempt.exit() is not None
-        if not Stopper(attempt, claim).run():
+        if not Stopper(attempt, claim, wait_s).run():
             return False
-        with attempt.locked():
+        with attempt.locked(wait_s):
             attempt.record_cancelled(claim)
         return True
 
@@ -216,15 +223,18 @@ def _start(attempt: Attempt) -> None:
     command = ["setsid", "--fork", "env", "--default-signal", "bash", attempt.file("job.sh")]
     environ = _environment() | {"WLM_JOB_TOKEN": attempt.ref.token}
     try:
-        result = subprocess.run(
-            [*command, here().namespace],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=attempt.ref.workdir,
-            env=environ,
-            check=False,
-        )
+        # locked before the claim is made: there never is a claim of a living job without it
+        with alive.held(attempt.file("alive")) as lock:
+            result = subprocess.run(
+                [*command, here().namespace, lock.file if lock else ""],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=attempt.ref.workdir,
+                env=environ,
+                pass_fds=(lock.fd,) if lock else (),
+                check=False,
+            )
     except FileNotFoundError as error:
         if error.filename != command[0]:
             raise

@@ -42,10 +42,13 @@ class _Cancels:
 
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def due(self, waiting: list[str]) -> list[str]:
-        """Those of the cancels not confirmed that are to be asked for now."""
+    def due(self, soon: list[str], late: list[str]) -> list[str]:
+        """Those to be asked for now, of the ones that were not for a few seconds and for long."""
         now = time.monotonic()
-        return [id_ for id_ in waiting if id_ not in self.times or self.times[id_][1] <= now]
+        for id_ in late:
+            if self.times.get(id_, (now, now))[1] > now:
+                del self.times[id_]  # the rows say so: it was cancelled anew
+        return [id_ for id_ in soon if id_ not in self.times or self.times[id_][1] <= now]
 
     def asked(self, ids: list[str]) -> None:
         """Note that these were asked for just now, and forget the ones that are over."""
@@ -131,11 +134,12 @@ class Duties:
     def cancel(self) -> int:
         """Have the jobs of cancelled experiments ended; here, if the broker is out of reach."""
         upkeep = self.runtime.store.upkeep
-        waiting = upkeep.to_cancel(CANCEL_AGAIN_S[0], _CANCELS_SEEN)
+        soon = upkeep.to_cancel(CANCEL_AGAIN_S[0], _CANCELS_SEEN)
+        late = upkeep.to_cancel(CANCEL_AGAIN_S[1], _CANCELS_SEEN) if soon else []
         asked: list[str] = []
         broker = True
         stop = time.monotonic() + _INLINE_S
-        for experiment_id in self._cancels.due(waiting)[:BATCH]:
+        for experiment_id in self._cancels.due(soon, late)[:BATCH]:
             broker = broker and self._send_cancel(experiment_id)
             if not broker:
                 if time.monotonic() > stop:

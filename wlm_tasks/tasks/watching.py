@@ -10,7 +10,7 @@ from typing import Any, cast
 from celery import Task
 
 from wlm_tasks.celery import WlmCelery, app
-from wlm_tasks.compute.base import CANCEL_WAIT_S
+from wlm_tasks.compute.base import CANCEL_WAIT_S, JobRef
 from wlm_tasks.errors import BackendUnavailableError, InputError, ServiceError, WlmError
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.runtime import Runtime
@@ -48,10 +48,11 @@ def poll(self: Task[Any, Any], site: str, tokens: list[str] | None = None) -> st
 
 def poll_site(runtime: Runtime, name: str, tokens: Sequence[str] | None) -> list[NextStep]:
     """One request to the site for all its jobs; returns the steps whose chains are to be sent."""
-    live = runtime.store.jobs.live(name, tokens)
+    found = runtime.store.jobs.live(name, tokens)
+    experiments = {job.token: one for job in found if (one := _experiment(job)) is not None}
+    live = [job for job in found if job.token in experiments]
     if not live:
         return []
-    experiments = {job.token: Experiment.from_stored(job.spec) for job in live}
     statuses = runtime.site(name).backend.status(
         [job_ref(job.token, job.workdir, experiments[job.token], job.native_id) for job in live]
     )
@@ -65,6 +66,23 @@ def poll_site(runtime: Runtime, name: str, tokens: Sequence[str] | None) -> list
     for start in range(0, len(reports), _BATCH):
         ready += runtime.store.jobs.record(reports[start : start + _BATCH])
     return ready
+
+
+def _experiment(job: LiveJob) -> Experiment | None:
+    """The experiment of a job; None if another version wrote it, which must not stop the others."""
+    try:
+        return Experiment.from_stored(job.spec)
+    except InputError as error:
+        _log.warning("%s: stored by another version: %s", job.experiment_id, error.message)
+        return None
+
+
+def _ref(job: LiveJob) -> JobRef:
+    """The job's name on its site, with the usual way to stop it if nothing else is known."""
+    experiment = _experiment(job)
+    if experiment is None:
+        return JobRef(token=job.token, workdir=job.workdir, native_id=job.native_id)
+    return job_ref(job.token, job.workdir, experiment, job.native_id)
 
 
 @app.task(bind=True, shared=False, name="wlm.cancel")
@@ -88,12 +106,7 @@ def cancel_jobs(runtime: Runtime, experiment_id: str, *, wait_s: float = CANCEL_
     for site, jobs in by_site.items():
         try:
             backend = runtime.site(site).backend
-            for job in jobs:
-                ref = job_ref(
-                    job.token, job.workdir, Experiment.from_stored(job.spec), job.native_id
-                )
-                if backend.cancel(ref, wait_s=wait_s):
-                    gone.append(job.token)
+            gone.extend(job.token for job in jobs if backend.cancel(_ref(job), wait_s=wait_s))
         except WlmError as error:
             _log.warning("%s: cancel at %s: %s", experiment_id, site, error.message)
     runtime.store.jobs.cancelled(experiment_id, gone)

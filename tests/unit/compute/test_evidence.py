@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -15,10 +17,13 @@ import pytest
 from unit.compute.sites import LocalSite
 
 from services.processes import wait_for
-from wlm_tasks.compute import evidence, processes
-from wlm_tasks.compute.attempt import Claim, ExitRecord, Where
+from wlm_tasks.compute import alive, attempt, evidence, processes
+from wlm_tasks.compute.attempt import Attempt, Claim, ExitRecord, Where
 from wlm_tasks.compute.base import JobRef, JobSpec, JobState
 from wlm_tasks.compute.evidence import ended
+
+MACHINE = "0123456789abcdef" * 2
+OTHER_MACHINE = "f" * 32
 
 
 @pytest.fixture
@@ -93,21 +98,134 @@ def test_a_record_that_comes_late_counts(
     assert local.status(running.ref).state is JobState.SUCCEEDED
 
 
+def known_by_files_only(local: LocalSite, spec: JobSpec) -> None:
+    status = local.status(spec.ref)
+    assert status.state is JobState.RUNNING
+    assert "known from here by its files only" in status.reason
+    edit_claim(spec.ref, epoch=time.time() - 600)
+    status = local.status(spec.ref)
+    assert status.state is JobState.UNKNOWN
+    assert "time limit" in status.reason
+    assert not local.backend.cancel(spec.ref)
+
+
 @pytest.mark.parametrize(
-    "changes", [{"boot": "b", "host": "h"}, {"boot": "b", "machine": "m"}, {"namespace": "1"}]
+    "changes",
+    [
+        {"boot": "b", "host": "h", "machine": "m"},
+        {"boot": "b", "host": "h", "machine": OTHER_MACHINE},
+        {"boot": "b", "machine": OTHER_MACHINE},
+    ],
 )
 def test_a_claim_from_elsewhere(
     local: LocalSite, running: JobSpec, changes: dict[str, str]
 ) -> None:
     kill_all(local, running)
     edit_claim(running.ref, **changes)
+    known_by_files_only(local, running)
+
+
+def test_what_an_operator_knows_of_a_host_that_is_gone_counts(
+    local: LocalSite, running: JobSpec
+) -> None:
+    """As docs/operating.md says."""
+    kill_all(local, running)
+    edit_claim(running.ref, boot="b", host="h", machine="m")
+    record = '{"code": null, "reason": "its host is gone"}'
+    Path(running.ref.attempt_dir, "exit.json").write_text(record)
     status = local.status(running.ref)
-    assert status.state is JobState.RUNNING
-    assert "known from here by its files only" in status.reason
-    edit_claim(running.ref, epoch=time.time() - 600)
-    status = local.status(running.ref)
-    assert status.state is JobState.UNKNOWN
-    assert "time limit" in status.reason
+    assert (status.state, status.reason) == (JobState.FAILED, "its host is gone")
+    assert local.backend.cancel(running.ref)
+
+
+class TestOtherContainer:
+    """A claim of the same kernel and another pid namespace."""
+
+    def test_nothing_of_it_is_left(self, local: LocalSite, running: JobSpec) -> None:
+        kill_all(local, running)
+        edit_claim(running.ref, namespace="1")
+        status = local.status(running.ref)
+        assert status.state is JobState.LOST
+        assert status.started_at is not None
+        assert local.backend.cancel(running.ref)
+        assert local.status(running.ref).state is JobState.CANCELLED
+
+    def test_it_lives(self, local: LocalSite, running: JobSpec) -> None:
+        edit_claim(running.ref, namespace="1", epoch=time.time() - 600)
+        for guard in (True, False):
+            status = local.status(running.ref)
+            assert status.state is JobState.RUNNING
+            assert "another container" in status.reason
+            assert not local.backend.cancel(running.ref)
+            if guard:
+                os.kill(guard_of(running), signal.SIGKILL)
+                wait_for(lambda: processes.look_up(guard_of(running)) is None)
+        local.clean()
+        local.wait_end(running.ref)
+        assert local.backend.cancel(running.ref)
+        assert local.status(running.ref).state is JobState.CANCELLED
+
+    def test_its_record_is_there_before_its_lock_is_free(
+        self, local: LocalSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = local.spec("true")
+        local.backend.submit(spec)
+        local.wait_end(spec.ref)
+        wait_for(lambda: not local.living(spec.ref), what="the guard's end")
+        edit_claim(spec.ref, namespace="1")
+        exits = iter([None])
+        read = Attempt.exit
+        monkeypatch.setattr(Attempt, "exit", lambda self: next(exits, read(self)))
+        assert local.status(spec.ref).state is JobState.SUCCEEDED
+
+    def test_a_payload_that_closed_what_it_inherited_holds_nothing(self, local: LocalSite) -> None:
+        """The limit of this evidence: the guard and what did not close it must be dead, too."""
+        spec = local.spec(
+            'for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -lt 3 ] || eval "exec $fd>&-"; done'
+            "\necho up; while :; do sleep 0.05; done"
+        )
+        native_id = local.backend.submit(spec).native_id
+        wait_for(lambda: local.output(spec.ref) == "up\n", what="the start")
+        lock = f"{spec.ref.attempt_dir}/alive"
+        assert alive.is_locked(lock)
+        members = processes.scan().of_job(spec.ref.token, None).values()
+        bare = [p for p in members if processes.command_line(p.pid)[-1].endswith("payload.sh")]
+        os.kill(int(native_id.split(":")[2]), signal.SIGKILL)
+        timeouts = [p for p in bare if processes.command_line(p.pid)[0].endswith("timeout")]
+        processes.send(timeouts, signal.SIGKILL)
+        wait_for(lambda: not alive.is_locked(lock), what="the lock to be free")
+        assert local.status(spec.ref).state is JobState.RUNNING  # where its pids can be seen
+
+    @pytest.mark.parametrize("noted", ["", "1:1"])
+    def test_a_claim_that_notes_another_lock_or_none(
+        self, local: LocalSite, running: JobSpec, noted: str
+    ) -> None:
+        kill_all(local, running)
+        edit_claim(running.ref, namespace="1", alive=noted)
+        known_by_files_only(local, running)
+
+    def test_the_lock_is_gone(self, local: LocalSite, running: JobSpec) -> None:
+        kill_all(local, running)
+        Path(running.ref.attempt_dir, "alive").unlink()
+        edit_claim(running.ref, namespace="1")
+        known_by_files_only(local, running)
+
+    def test_a_file_system_without_locks(
+        self, local: LocalSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_fd: int, how: int) -> None:
+            if how & fcntl.LOCK_SH:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        spec = local.spec("while :; do sleep 0.05; done")
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", refuse)
+            native_id = local.backend.submit(spec).native_id
+        spec = replace(spec, ref=replace(spec.ref, native_id=native_id))
+        assert local.status(spec.ref).state is JobState.RUNNING
+        kill_all(local, spec)
+        edit_claim(spec.ref, namespace="1")
+        known_by_files_only(local, spec)
 
 
 def test_the_host_was_restarted(local: LocalSite, running: JobSpec) -> None:
@@ -117,6 +235,40 @@ def test_the_host_was_restarted(local: LocalSite, running: JobSpec) -> None:
     assert status.state is JobState.LOST
     assert "restarted" in status.reason
     assert local.backend.cancel(running.ref)
+
+
+class TestRestartedUnderAnotherName:
+    @pytest.fixture
+    def moved(self, local: LocalSite, running: JobSpec, monkeypatch: pytest.MonkeyPatch) -> JobSpec:
+        place = replace(processes.here(), machine=MACHINE)
+        monkeypatch.setattr(attempt, "here", lambda: place)
+        edit_claim(running.ref, boot="b", host="h", machine=MACHINE)
+        assert local.runs(running.ref)
+        return running
+
+    def test_the_machine_is_the_same(self, local: LocalSite, moved: JobSpec) -> None:
+        kill_all(local, moved)
+        status = local.status(moved.ref)
+        assert status.state is JobState.LOST
+        assert status.reason.startswith("h was restarted")
+        assert local.backend.cancel(moved.ref)
+
+    def test_another_host_has_the_same_machine_id(self, local: LocalSite, moved: JobSpec) -> None:
+        known_by_files_only(local, moved)
+
+    def test_a_word_is_no_machine_id(
+        self, local: LocalSite, moved: JobSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kill_all(local, moved)
+        place = replace(processes.here(), machine="uninitialized")
+        monkeypatch.setattr(attempt, "here", lambda: place)
+        edit_claim(moved.ref, machine="uninitialized")
+        known_by_files_only(local, moved)
+
+    def test_a_native_id_does_not_tell_the_machine(self) -> None:
+        claim = Claim.of_native_id("h:12345678:1:1")
+        assert claim is not None
+        assert claim.where is Where.ELSEWHERE
 
 
 def test_a_host_that_was_renamed_is_the_same(local: LocalSite, running: JobSpec) -> None:

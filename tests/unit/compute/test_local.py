@@ -27,6 +27,11 @@ from wlm_tasks.errors import (
 )
 from wlm_tasks.model.experiment import Resources
 
+#: variables that bash overwrites when it starts, or throws away
+OVERWRITTEN = (
+    *("BASH", "BASH_ALIASES", "BASH_VERSION", "IFS", "OLDPWD", "OPTERR", "OPTIND", "PIPESTATUS"),
+    *("PS1", "PS2", "PS4", "PWD", "SHLVL"),
+)
 TENACIOUS = "trap '' TERM\nwhile :; do sleep 0.05; done"
 
 
@@ -37,7 +42,8 @@ def test_the_files_of_an_attempt(local: LocalSite) -> None:
     directory = Path(spec.ref.attempt_dir)
     wait_for(lambda: not local.living(spec.ref), what="the guard's end")
     assert {f.name for f in directory.iterdir()} == {
-        *("lock", "payload.sh", "job.sh", "started", "stdout", "stderr", "exit.json", "job.log")
+        *("lock", "payload.sh", "job.sh", "started", "stdout", "stderr", "exit.json", "job.log"),
+        "alive",
     }
     assert directory.stat().st_mode & 0o777 == 0o700
     assert Path(spec.ref.workdir).stat().st_mode & 0o777 == 0o700
@@ -88,7 +94,7 @@ class TestEnvironment:
     def test_values_and_names_arrive_as_they_are(self, local: LocalSite, value: str) -> None:
         spec = local.spec(
             'printf "%s|%s" "$X" "$WLM_JOB_NAME"',
-            variables={"X": value, "timeout": "1", "wlm_timeout": "2", "IFS": "x", "PATH": "/bin"},
+            variables={"X": value, "timeout": "1", "wlm_timeout": "2", "PATH": "/bin"},
             name=value,
         )
         local.backend.submit(spec)
@@ -156,6 +162,44 @@ class TestEnd:
         assert local.wait_end(spec.ref).state is JobState.SUCCEEDED
         left = int((local.scratch / "pid").read_text())
         assert processes.look_up(left) is None
+
+    @pytest.mark.parametrize(
+        "child",
+        [
+            "env -i sleep 30",
+            "set -m; env -i sleep 30",
+            # a name made to confuse whoever reads its state
+            "env -i bash -c 'echo \") Z 1 1 1\" > /proc/$$/comm; while :; do :; done'",
+        ],
+    )
+    def test_what_has_dropped_its_environment_is_ended(self, local: LocalSite, child: str) -> None:
+        pid = local.scratch / "pid"
+        spec = local.spec(
+            f"{child} & echo $! > {pid}\n"
+            "while grep -qz WLM_JOB_TOKEN /proc/$!/environ; do :; done; sleep 0.1",
+            stop_grace_s=0.3,
+        )
+        local.backend.submit(spec)
+        assert local.wait_end(spec.ref).state is JobState.SUCCEEDED
+        left = int(pid.read_text())
+        try:
+            assert processes.look_up(left) is None
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+
+    def test_what_has_dropped_its_environment_is_ended_at_the_walltime(
+        self, local: LocalSite
+    ) -> None:
+        pid = local.scratch / "pid"
+        spec = local.spec(
+            f"set -m; env -i sleep 30 & echo $! > {pid}; sleep 30",
+            walltime_s=0.3,
+            stop_grace_s=0.3,
+        )
+        local.backend.submit(spec)
+        assert local.wait_end(spec.ref).reason.startswith("walltime")
+        assert processes.look_up(int(pid.read_text())) is None
 
     def test_a_stopped_payload_is_still_running(self, local: LocalSite) -> None:
         spec = local.spec("kill -STOP $$; exit 5")
@@ -305,7 +349,9 @@ class TestCancel:
         wait_for(lambda: local.runs(spec.ref), what="the start")
         started = Path(spec.ref.attempt_dir, "started")
         claim = json.loads(started.read_text())
-        started.write_text(json.dumps(claim | {"boot": "other", "host": "other"}))
+        started.write_text(
+            json.dumps(claim | {"boot": "other", "host": "other", "machine": "other"})
+        )
         assert not local.backend.cancel(spec.ref)
         started.write_text(json.dumps(claim))
         assert local.backend.cancel(spec.ref)
@@ -342,6 +388,10 @@ class TestRefusals:
             ({"variables": {"É": "a"}}, "variables: got the name"),
             ({"variables": {"UID": "0"}}, "variables: got the name 'UID'"),
             ({"variables": {"WLM_JOB_TOKEN": "x"}}, "variables: got the name"),
+            *(
+                ({"variables": {name: "17"}}, f"variables: got the name '{name}'")
+                for name in OVERWRITTEN
+            ),
             ({"variables": {"A": "a\0b"}}, r"variables\.A: got .* without NUL"),
             ({"variables": {"A": "\ud800"}}, r"variables\.A: got .* UTF-8"),
             ({"variables": {"A": "x" * 131_072}}, r"variables\.A: got 131072 characters"),

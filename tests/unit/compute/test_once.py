@@ -93,7 +93,9 @@ def test_submitters_killed_at_any_time(local: LocalSite, long_campaign: bool) ->
 
 
 #: where a kill is tried before each line
-_RISKY: Final = tuple(f"/wlm_tasks/compute/{name}.py" for name in ("local", "attempt", "stopping"))
+_RISKY: Final = tuple(
+    f"/wlm_tasks/compute/{name}.py" for name in ("local", "attempt", "alive", "stopping")
+)
 
 
 def die_at_line(number: int, work: Callable[[], object]) -> None:
