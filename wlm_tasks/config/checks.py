@@ -122,6 +122,8 @@ def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
         good = False
     if not good or not url.isprintable() or " " in url:
         raise ValueError(expected)
+    if parts.netloc.count("@") > 1:  # where the password ends each library guesses otherwise
+        raise ValueError("%40 in place of each '@' in the user's name and password")
 
 
 #: settings of a site beyond the common ones; the backend of its kind says which it needs

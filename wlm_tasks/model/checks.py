@@ -35,7 +35,12 @@ _PASSWORD: Final = re.compile(r"(://[^\s/:@]*):.*@")
 _PASSWORD_QUERY: Final = re.compile(
     r"([?&][^=&\s]*(?:passw|secret|token)[^=&\s]*=)[^&\s]*", re.IGNORECASE
 )
-_SECRET_NAME: Final = re.compile(r"passw|secret|token|credential|api_?key|private", re.IGNORECASE)
+#: the same where somebody forgot the scheme
+_PASSWORD_ALONE: Final = re.compile(r"([^\s:/@'\"]+):[^\s:]+@(?=\S)")
+_SECRET_NAME: Final = re.compile(
+    r"passw|secret|token|cred|api_?key|private|(?<![a-z0-9])(?:pass|pwd?)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 
 #: what a parameter's value can be
 Scalar: TypeAlias = str | int | float | bool
@@ -96,7 +101,7 @@ _SHOW: Final = _Show()
 def mask(text: str) -> str:
     """Return `text` with the passwords of its URLs replaced by ``***``."""
     if "://" not in text:
-        return text
+        return _PASSWORD_ALONE.sub(r"\1:***@", text)
     return _PASSWORD_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 

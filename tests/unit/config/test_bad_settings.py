@@ -188,11 +188,30 @@ def test_two_sites_with_one_variable(tmp_path: Path) -> None:
 
 def test_values_of_secret_sounding_keys_are_hidden(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text("smtp_password = 'hunter2'\n[alerts]\ntoken = 'hunter2'\n")
+    file.write_text(
+        "smtp_password = 'hunter2'\ndb_pass = 'hunter2'\npw = 'hunter2'\ncred = 'hunter2'\n"
+        "[alerts]\ntoken = 'hunter2'\n"
+    )
     with pytest.raises(ConfigError) as caught:
-        load(file, {"HOME": "/h", "WLM_BROKER_PASSWORD": "hunter2"})
+        load(file, {"HOME": "/h", "WLM_BROKER_PASS": "hunter2"})
     assert "hunter2" not in str(caught.value)
-    assert str(caught.value).count("got '***', expected") == 3
+    assert str(caught.value).count("got '***', expected") == 6
+
+
+@pytest.mark.parametrize("url", ["amqp//u:hunter2@h/x", "u:hunter2@h", "amqp:u:hunter2@h"])
+def test_a_password_in_what_is_no_url_is_hidden(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(f"broker_url = '{url}'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"HOME": "/h"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_with_a_bare_at_sign_is_refused_before_it_is_taken_for_a_host() -> None:
+    url = "postgresql+psycopg://u:hun@ter2@127.0.0.1:1/x"
+    with pytest.raises(ConfigError, match=r"%40 in place of each '@'") as caught:
+        load(environ={"HOME": "/h", "WLM_DATABASE_URL": url})
+    assert "ter2" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
