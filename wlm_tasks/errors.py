@@ -17,6 +17,12 @@
     ├── StepError                  a step cannot go on
     │   ├── TransientError         worth another try after a pause
     │   │   ├── BackendUnavailableError
+    │   │   │   ├── JobUndecidedError
+    │   │   │   └── SiteTroubleError       the whole site, not one job
+    │   │   │       ├── SiteUnreachableError
+    │   │   │       ├── SiteAuthError
+    │   │   │       ├── SiteOverloadedError
+    │   │   │       └── SiteMaintenanceError
     │   │   └── StorageUnavailableError
     │   └── PermanentError         will fail again however often it is tried
     │       ├── JobRejectedError
@@ -100,6 +106,30 @@ class TransientError(StepError):
 
 class BackendUnavailableError(TransientError):
     """The site cannot be reached or does not answer."""
+
+
+class JobUndecidedError(BackendUnavailableError):
+    """Whether the site took the job is not known yet: look it up later, do not submit again."""
+
+
+class SiteTroubleError(BackendUnavailableError):
+    """The site as a whole does not serve us now; no job of it is to blame."""
+
+
+class SiteUnreachableError(SiteTroubleError):
+    """The site's host or scheduler does not answer."""
+
+
+class SiteAuthError(SiteTroubleError):
+    """The site refused our credentials, or its host key is not the known one; a person mends it."""
+
+
+class SiteOverloadedError(SiteTroubleError):
+    """The site asks for fewer requests, or a limit of the account is reached; it passes."""
+
+
+class SiteMaintenanceError(SiteTroubleError):
+    """The site's operators have taken it out of service for a while."""
 
 
 class StorageUnavailableError(TransientError):

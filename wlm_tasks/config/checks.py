@@ -19,6 +19,7 @@ from wlm_tasks.model.checks import (
     number,
     problem,
     suggest,
+    whole,
 )
 
 _ADDRESS: Final = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,189}")
@@ -126,6 +127,15 @@ def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
         raise ValueError("%40 in place of each '@' in the user's name and password")
 
 
+def _file(value: object) -> str:
+    expected = "the absolute path of a file, or one that begins with ~/"
+    if not isinstance(value, str) or not is_text(value) or has_control(value):
+        raise ValueError(expected)
+    if not value.startswith(("/", "~/")) or len(value) > _PATH_LIMIT:
+        raise ValueError(expected)
+    return value
+
+
 #: settings of a site beyond the common ones; the backend of its kind says which it needs
 OPTIONS: Final[dict[str, Check]] = {
     "url": site_url,
@@ -133,15 +143,28 @@ OPTIONS: Final[dict[str, Check]] = {
     "role": _word,
     "environment": _word,
     "host": _word,
+    "port": whole(1, 65_535),
     "user": _word,
+    "key_file": _file,
+    "known_hosts": _file,
+    "proxy_jump": _word,
+    "partition": _word,
+    "account": _word,
+    "qos": _word,
 }
-#: kinds that take no options at all
-_PLAIN_KINDS: Final = frozenset({"local"})
+_SSH: Final = ("host", "port", "user", "key_file", "known_hosts", "proxy_jump")
+#: which of them the kinds of this package have; those of others may have all
+_OF_KIND: Final[dict[str, tuple[str, ...]]] = {
+    "local": (),
+    "ssh": _SSH,
+    "slurm": (*_SSH, "partition", "account", "qos"),
+    "aurora": ("url", "cluster", "role", "environment"),
+}
 
 
 def options_of(site_kind: object) -> tuple[str, ...]:
     """Return the names of the options a site of this kind may have."""
-    return () if site_kind in _PLAIN_KINDS else tuple(OPTIONS)
+    return _OF_KIND.get(str(site_kind), tuple(OPTIONS))
 
 
 def unknown_option(site_kind: str, key: str) -> str:
