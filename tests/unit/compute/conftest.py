@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import FakeTestSite, LocalSite, Site
+from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
+
+from services.sshd import PrivateSshd
 
 
 @pytest.fixture
@@ -32,7 +34,17 @@ def fake(scratch: Path) -> FakeTestSite:
     return site
 
 
-@pytest.fixture(params=["local", "fake"])
+@pytest.fixture
+def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
+    """A plain host behind SSH with its working directory prepared."""
+    site = SshSite(scratch, sshd)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+    site.backend.close()
+
+
+@pytest.fixture(params=["local", "fake", "ssh"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)
