@@ -18,11 +18,11 @@ from wlm_tasks.compute.base import (
 )
 from wlm_tasks.compute.job_script import render, stop_signal
 from wlm_tasks.compute.remote import SiteFiles, parse
-from wlm_tasks.compute.shell import Shell
 from wlm_tasks.compute.ssh import scripts
 from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.compute.ssh.judging import judge, out_of_sight
 from wlm_tasks.compute.ssh.shell import SshShell
+from wlm_tasks.compute.ssh.store import SshStore
 from wlm_tasks.errors import BackendUnavailableError, JobCancelledError, JobRejectedError
 
 #: longest waits for another submitter, and for a started job to make its claim, in seconds
@@ -49,7 +49,7 @@ class SshBackend(ComputeBackend):
     ) -> None:
         self.name = name
         self._address = address_of(name, options)
-        self._shell: Shell = SshShell(self._address)
+        self._shell = SshShell(self._address)
         self._files = SiteFiles(self._shell, scratch)
 
     def prepare(self, workdir: str) -> None:
@@ -149,6 +149,11 @@ class SshBackend(ComputeBackend):
         host = self._address.host
         host = f"[{host}]" if ":" in host else host
         return f"sftp://{user}@{host}:{self._address.port}{quote(path, safe='/')}"
+
+    @property
+    def files(self) -> SshStore:
+        """Files go there and back over SFTP."""
+        return SshStore(self._shell, self._files)
 
     def close(self) -> None:
         """End the connection. Using the backend afterwards opens one again."""
