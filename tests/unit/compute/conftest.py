@@ -46,6 +46,14 @@ def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
     site.backend.close()
 
 
+@pytest.fixture(params=["local", "ssh"])
+def hosted(request: pytest.FixtureRequest) -> LocalSite:
+    """Each kind of site whose jobs are processes of a host, this one."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, LocalSite)
+    return found
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB; needs root and the right to mount."""

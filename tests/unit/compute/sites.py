@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from services.processes import wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.compute import processes
@@ -19,6 +21,9 @@ from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
 from wlm_tasks.compute.local import LocalBackend
 from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.model.experiment import Resources
+
+#: for tests that look inside of what runs on this host
+here_only = pytest.mark.parametrize("hosted", ["local"], indirect=True)
 
 
 class Site(ABC):
