@@ -55,6 +55,7 @@ class JobSpec:
     resources: Resources
     variables: Mapping[str, str] = field(default_factory=dict)  #: environment of the payload
     name: str = ""  #: the experiment's name, for people
+    priority: int = 0  #: 0 to 9, a higher number goes first, where the site has such a thing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,10 @@ class ComputeBackend(ABC):
     @abstractmethod
     def url(self, path: str) -> str:
         """A URL by which staging reaches an absolute path on the site."""
+
+    def links(self, ref: JobRef) -> dict[str, str]:  # noqa: ARG002 - for those that have some
+        """Pages on which a person finds the job, by name; empty where a site has none."""
+        return {}
 
     def close(self) -> None:
         """Give back connections. Using the backend afterwards opens them again."""
