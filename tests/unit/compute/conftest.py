@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import FakeTestSite, LocalSite, Site
+from unit.compute.sites import AuroraSite, FakeTestSite, LocalSite, Site
+
+from services.aurora import PrivateAurora
 
 
 @pytest.fixture
@@ -32,7 +34,16 @@ def fake(scratch: Path) -> FakeTestSite:
     return site
 
 
-@pytest.fixture(params=["local", "fake"])
+@pytest.fixture
+def mesos(scratch: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
+    """An Aurora site with its working directory prepared."""
+    site = AuroraSite(scratch, aurora)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+
+
+@pytest.fixture(params=["local", "fake", "mesos"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)

@@ -9,10 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
+from services.aurora import PrivateAurora
 from services.processes import wait_for
 from wlm_tasks.compute import processes
+from wlm_tasks.compute.aurora.backend import AuroraBackend
+from wlm_tasks.compute.aurora.notes import Patience
 from wlm_tasks.compute.base import ENDED, ComputeBackend, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
 from wlm_tasks.compute.local import LocalBackend
@@ -78,7 +82,7 @@ class LocalSite(Site):
     def ledger(self) -> Path:
         return self.scratch.parent / "ledger"
 
-    def another(self) -> LocalBackend:
+    def another(self) -> ComputeBackend:
         return LocalBackend(
             name="local", scratch=str(self.scratch), options={}, bells=str(self.bells)
         )
@@ -128,6 +132,34 @@ class LocalSite(Site):
             processes.send(left, signal.SIGKILL)
             if not left:
                 break
+
+
+#: so short that tests can wait for a job that is absent for certain
+BRIEF: Final = Patience(deadline_s=0.1, spacing_s=0.1)
+
+
+class AuroraSite(LocalSite):
+    """Jobs that a private Aurora really runs, on this host, in the same scratch directory."""
+
+    def __init__(self, scratch: Path, server: PrivateAurora) -> None:
+        self.server = server
+        self.server.set(execute=True)
+        super().__init__(scratch)
+
+    def another(self, **settings: object) -> AuroraBackend:
+        return AuroraBackend(
+            name="mesos",
+            scratch=str(self.scratch),
+            options=aurora_options(self.server, **settings),
+            bells=str(self.bells),
+            patience=BRIEF,
+        )
+
+
+def aurora_options(server: PrivateAurora, **more: object) -> dict[str, object]:
+    """Return what a site at this scheduler needs to be told."""
+    own = {"url": server.url, "cluster": "example", "role": "gateway", "environment": "devel"}
+    return {**own, **more}
 
 
 @contextmanager
