@@ -19,6 +19,12 @@ class Generated:
 
     types: Any
     service: Any
+    reading: Any  #: the service of the calls that change nothing
+
+    def arguments(self, method: str) -> Any:
+        """An empty structure of a method's arguments."""
+        name = f"{method}_args"
+        return getattr(self.service if hasattr(self.service, name) else self.reading, name)()
 
 
 def generate(directory: Path) -> Generated:
@@ -33,7 +39,7 @@ def generate(directory: Path) -> Generated:
         if hasattr(found, "thrift_spec"):
             # they define only __eq__, and sets of them are read
             setattr(found, "__hash__", lambda self: hash(repr(self)))  # noqa: B010 - for mypy
-    return Generated(types, service)
+    return Generated(types, service, importlib.import_module("aurora.ReadOnlyScheduler"))
 
 
 def set_fields(union: Any) -> list[str]:

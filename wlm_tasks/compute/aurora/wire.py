@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import thriftpy2
 from thriftpy2.protocol import TCyBinaryProtocolFactory
 from thriftpy2.thrift import TApplicationException, TMessageType
-from thriftpy2.transport import TCyMemoryBuffer
+from thriftpy2.transport import TCyBufferedTransport, TCyMemoryBuffer
 
 _IDL: Final = Path(__file__).with_name("aurora.thrift")
 _BINARY: Final = TCyBinaryProtocolFactory()  # strict, as Aurora wants it
@@ -51,8 +52,26 @@ def decode(method: str, body: bytes) -> Any:
     return content.success
 
 
+class _Body:
+    """A body to read from that ends with an error.
+
+    thriftpy2's own buffers of memory do not tell an end: what a message lacks is then read as
+    whatever the memory holds, and a list that was cut off may go on for ever.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._stream = io.BytesIO(body)
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to `size` bytes; raises `EOFError`."""
+        data = self._stream.read(size)
+        if not data:
+            raise EOFError
+        return data
+
+
 def _read(method: str, body: bytes) -> tuple[str, int, Any]:
-    protocol = _BINARY.get_protocol(TCyMemoryBuffer(body))
+    protocol = _BINARY.get_protocol(TCyBufferedTransport(_Body(body)))
     name, kind, _number = protocol.read_message_begin()
     if kind == TMessageType.EXCEPTION:
         content: Any = TApplicationException()
