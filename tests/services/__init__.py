@@ -21,6 +21,7 @@ SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
     "aurora": {"aurora", "make_aurora"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
+    "sshd": {"sshd", "make_sshd"},
 }
 
 

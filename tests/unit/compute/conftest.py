@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import AuroraSite, FakeTestSite, LocalSite, Site
+from unit.compute.sites import AuroraSite, FakeTestSite, LocalSite, Site, SshSite
 
 from services.aurora import PrivateAurora
+from services.sshd import PrivateSshd
 
 
 @pytest.fixture
@@ -43,7 +46,28 @@ def mesos(scratch: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
     site.clean()
 
 
-@pytest.fixture(params=["local", "fake", "mesos"])
+def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
+    """A plain host behind SSH with its working directory prepared."""
+    site = SshSite(scratch, sshd)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+    site.backend.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; needs root and the right to mount."""
+    place = tmp_path / "small"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(params=["local", "fake", "ssh", "mesos"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)

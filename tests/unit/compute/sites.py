@@ -14,17 +14,22 @@ from uuid import uuid4
 
 from services.aurora import PrivateAurora
 from services.processes import wait_for
+from services.sshd import PrivateSshd
 from wlm_tasks.compute import processes
 from wlm_tasks.compute.aurora.backend import AuroraBackend
 from wlm_tasks.compute.aurora.notes import Patience
 from wlm_tasks.compute.base import ENDED, ComputeBackend, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
 from wlm_tasks.compute.local import LocalBackend
+from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.model.experiment import Resources
 
 
 class Site(ABC):
     """What a test needs beside the interface it tests."""
+
+    rings = True  #: whether the end of a job rings bells on this host
+    url = "file://"  #: begin of its URLs
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -160,6 +165,20 @@ def aurora_options(server: PrivateAurora, **more: object) -> dict[str, object]:
     """Return what a site at this scheduler needs to be told."""
     own = {"url": server.url, "cluster": "example", "role": "gateway", "environment": "devel"}
     return {**own, **more}
+
+
+class SshSite(LocalSite):
+    """A plain host behind SSH: this one."""
+
+    rings = False
+
+    def __init__(self, scratch: Path, server: PrivateSshd) -> None:
+        self.server = server
+        self.url = f"sftp://{server.user}@{server.host}:{server.port}"
+        super().__init__(scratch)
+
+    def another(self) -> ComputeBackend:
+        return SshBackend(name="ssh", scratch=str(self.scratch), options=self.server.options)
 
 
 @contextmanager
