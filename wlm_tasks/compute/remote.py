@@ -73,8 +73,8 @@ place() {  # one line that says where pids mean something: host, boot, machine, 
   [ -r /etc/machine-id ] && read -r machine < /etc/machine-id
   machine=${machine//[^0-9A-Za-z_-]/}
   namespace=$(readlink "/proc/$$/ns/pid")
-  printf 'place %s %s %s %s\n' "${host//[^A-Za-z0-9._-]/}" "$boot" \
-    "${namespace//[^0-9]/}" "$machine"
+  namespace=${namespace//[^0-9]/}  # not local: scripts use it
+  printf 'place %s %s %s %s\n' "${host//[^A-Za-z0-9._-]/}" "$boot" "$namespace" "$machine"
 }
 marker() {  # INDEX WORD FILE: its first line in `line`, and on a line of the output
   line=

@@ -17,6 +17,14 @@ from wlm_tasks.state.advance import NextStep, advance, set_experiment
 from wlm_tasks.state.boundaries import INTENT, ended_boundary, submitted_boundary
 from wlm_tasks.state.claims import Claim, Holder, claim_of, claim_ready
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.intents import (
+    FirstJob,
+    Held,
+    Intent,
+    first_intent,
+    job_token,
+    parameters,
+)
 from wlm_tasks.state.reports import JobReport, record_job
 from wlm_tasks.state.schema import IS_LIVE, IS_READY, db_now, experiments, is_open, jobs, steps
 
@@ -32,22 +40,6 @@ class LiveJob:
     native_id: str | None
     state: JobRecord
     spec: str  #: the experiment as JSON
-
-
-@dataclass(frozen=True, kw_only=True)
-class Intent:
-    """The leave to submit one job."""
-
-    token: str
-    workdir: str  #: as written down with the token; the site's settings may have changed since
-    first: bool  #: nobody can have submitted it before this claim
-
-
-@dataclass(frozen=True)
-class Held:
-    """The site takes no more jobs for now."""
-
-    reason: str
 
 
 _LIVE_JOBS = (
@@ -86,19 +78,13 @@ class Jobs:
         may, the step is held instead.
         """
         if max_running is None:
-            token = job_token(claim.experiment_id, 1)
+            job = FirstJob(site=site, workdir=workdir)
             made = self._database.swift.run(
                 INTENT,
-                {
-                    **claim.key,
-                    "b_since": claim.since,
-                    "b_token": token,
-                    "b_site": site,
-                    "b_workdir": workdir,
-                },
+                {**claim.key, "b_since": claim.since, **parameters(claim.experiment_id, job)},
             )
             if "intent" in made:
-                return Intent(token=token, workdir=workdir, first=True)
+                return first_intent(claim.experiment_id, job)
         with self._database.write() as connection:
             _check_claim(connection, claim)
             number = 1
@@ -368,8 +354,3 @@ def _hold(connection: Connection, claim: Claim, reason: str) -> None:
         message_id=None,
         sent_at=None,
     )
-
-
-def job_token(experiment_id: str, number: int) -> str:
-    """The name of an experiment's job of this number, on every site and in every listing."""
-    return f"wlm-{experiment_id.partition('-')[2]}-{number}"

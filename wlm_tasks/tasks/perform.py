@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.errors import JobRejectedError
@@ -15,9 +16,10 @@ from wlm_tasks.model.script import payload_script
 from wlm_tasks.model.states import JobRecord
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Runtime, Site
+from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
-from wlm_tasks.state.jobs import Held, Intent
+from wlm_tasks.state.intents import Held, Intent
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.tasks.moving import Mover, mover
@@ -69,6 +71,11 @@ class Work:
     def workdir(self) -> str:
         """The experiment's directory on its site."""
         return self.site.workdir(self.claim.experiment_id)
+
+    @cached_property
+    def segment(self) -> tuple[StepName, ...]:
+        """The steps that follow one another without a wait, this one among them."""
+        return next(part for part in plan(self.experiment).segments if self.claim.name in part)
 
     def should_stop(self) -> bool:
         """Whether the slice is over, the claim lost or the process about to stop."""
@@ -141,7 +148,7 @@ def submit(work: Work) -> Outcome:
     """Hand the job to the site: intent first, then the site, then the record."""
     books, claim = work.runtime.store.jobs, work.claim
     patience_s = work.runtime.settings.steps.slice_s
-    intent = patiently(
+    intent: Intent | Held = claim.intent or patiently(
         lambda: books.intend(
             claim,
             site=work.experiment.site,

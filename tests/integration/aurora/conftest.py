@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import AuroraSite
+from unit.compute.aurora_site import AuroraSite
 
 from services import require_service
 from services.aurora import PrivateAurora

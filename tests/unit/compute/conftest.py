@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import AuroraSite, FakeTestSite, LocalSite, Site, SshSite
+from unit.compute.aurora_site import AuroraSite
+from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
 
 from services.aurora import PrivateAurora
 from services.sshd import PrivateSshd
@@ -46,6 +47,7 @@ def mesos(scratch: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
     site.clean()
 
 
+@pytest.fixture
 def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
     """A plain host behind SSH with its working directory prepared."""
     site = SshSite(scratch, sshd)
@@ -53,6 +55,14 @@ def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
     yield site
     site.clean()
     site.backend.close()
+
+
+@pytest.fixture(params=["local", "ssh"])
+def hosted(request: pytest.FixtureRequest) -> LocalSite:
+    """Each kind of site whose jobs are processes of a host, this one."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, LocalSite)
+    return found
 
 
 @pytest.fixture

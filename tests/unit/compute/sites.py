@@ -9,20 +9,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 from uuid import uuid4
 
-from services.aurora import PrivateAurora
+import pytest
+
 from services.processes import wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.compute import processes
-from wlm_tasks.compute.aurora.backend import AuroraBackend
-from wlm_tasks.compute.aurora.notes import Patience
 from wlm_tasks.compute.base import ENDED, ComputeBackend, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
 from wlm_tasks.compute.local import LocalBackend
 from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.model.experiment import Resources
+
+#: for tests that look inside of what runs on this host
+here_only = pytest.mark.parametrize("hosted", ["local"], indirect=True)
 
 
 class Site(ABC):
@@ -137,34 +138,6 @@ class LocalSite(Site):
             processes.send(left, signal.SIGKILL)
             if not left:
                 break
-
-
-#: so short that tests can wait for a job that is absent for certain
-BRIEF: Final = Patience(deadline_s=0.1, spacing_s=0.1)
-
-
-class AuroraSite(LocalSite):
-    """Jobs that a private Aurora really runs, on this host, in the same scratch directory."""
-
-    def __init__(self, scratch: Path, server: PrivateAurora) -> None:
-        self.server = server
-        self.server.set(execute=True)
-        super().__init__(scratch)
-
-    def another(self, **settings: object) -> AuroraBackend:
-        return AuroraBackend(
-            name="mesos",
-            scratch=str(self.scratch),
-            options=aurora_options(self.server, **settings),
-            bells=str(self.bells),
-            patience=BRIEF,
-        )
-
-
-def aurora_options(server: PrivateAurora, **more: object) -> dict[str, object]:
-    """Return what a site at this scheduler needs to be told."""
-    own = {"url": server.url, "cluster": "example", "role": "gateway", "environment": "devel"}
-    return {**own, **more}
 
 
 class SshSite(LocalSite):

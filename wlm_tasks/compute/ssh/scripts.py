@@ -131,14 +131,16 @@ seek() {  # POSITIONS: says who lives; sets `left` to the others
   done
 }
 attempts=("$@") guards=() left=()
-claim_form='"pid": ?([0-9]+), ?"start": ?([0-9]+)'
+claim_form='"pid": ?([0-9]+), ?"start": ?([0-9]+)' place_form='"namespace": ?"([0-9]*)"'
 for at in "${!attempts[@]}"; do
   markers "$at" "${attempts[at]}"
   [ -z "$over" ] || continue
   guards[at]=${hints[at]}
   [[ $claimed =~ $claim_form ]] && guards[at]="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
   [ "${guards[at]}" = '0 0' ] && [ -z "$claimed" ] && continue
-  if lives ${guards[at]}; then
+  # where pids are counted apart, only the lock tells
+  if [[ ! $claimed =~ $place_form || ${BASH_REMATCH[1]} = "$namespace" ]] &&
+    lives ${guards[at]}; then
     printf '%s guard\n' "$at"
   else
     lock_of "$at" "${attempts[at]}"
@@ -219,9 +221,9 @@ read_asked() {
   local word one two
   [ -f "$asked" ] && [ ! -L "$asked" ] || return
   while read -r word one two; do
-    if [[ $word = since && -z $since && $one =~ ^([0-9]+)(\.([0-9]+))?$ ]]; then
-      two=${BASH_REMATCH[3]}00
-      since=$((10#${BASH_REMATCH[1]} * 100 + 10#${two:0:2}))
+    if [[ $word = since && -z $since && $one =~ ^(-?)([0-9]+)(\.([0-9]+))?$ ]]; then
+      two=${BASH_REMATCH[4]}00
+      since=$((${BASH_REMATCH[1]}(10#${BASH_REMATCH[2]} * 100 + 10#${two:0:2})))
       uptime_cs
       ((since <= now)) || since=  # noted before the host was restarted, if it is yet to come
     elif [[ $word = told && $one =~ ^[0-9]+$ && $two =~ ^[0-9]+$ ]]; then
