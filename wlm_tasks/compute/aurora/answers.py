@@ -63,6 +63,8 @@ def of_response(who: str, method: str, response: Any) -> StepError | None:
         return None
     said = "; ".join(filter(None, (text(detail.message) for detail in response.details or ())))
     kind, words = _CODES.get(code, (None, f"failed with code {code}"))
+    if kind is JobRejectedError and method in READS:
+        kind = None  # a question was refused, no job
     if kind is JobRejectedError:
         if any(passing in said.lower() for passing in _PASSING):
             kind = SiteOverloadedError

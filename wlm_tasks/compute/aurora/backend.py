@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from wlm_tasks.compute import evidence
@@ -20,11 +20,11 @@ from wlm_tasks.compute.attempt import Claim, ExitRecord
 from wlm_tasks.compute.aurora import generations as tasks_of
 from wlm_tasks.compute.aurora.client import CONNECT_S, READ_S, AuroraClient
 from wlm_tasks.compute.aurora.generations import Generation
-from wlm_tasks.compute.aurora.job import configuration, job_key, native_id, token_of
+from wlm_tasks.compute.aurora.job import configuration, native_id
 from wlm_tasks.compute.aurora.links import links_of
 from wlm_tasks.compute.aurora.notes import Notes, Patience
 from wlm_tasks.compute.aurora.options import AuroraOptions
-from wlm_tasks.compute.aurora.wire import idl, text
+from wlm_tasks.compute.aurora.scheduler import Scheduler
 from wlm_tasks.compute.base import (
     CANCEL_WAIT_S,
     ComputeBackend,
@@ -39,6 +39,7 @@ from wlm_tasks.compute.local import LocalBackend, translated
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobCancelledError,
+    JobRejectedError,
     JobUndecidedError,
     PermanentError,
 )
@@ -72,6 +73,7 @@ class AuroraBackend(ComputeBackend):
         self.name = name
         self._options = AuroraOptions.of(name, options)
         self._client = AuroraClient(self._options, connect_s=connect_s, read_s=read_s)
+        self._scheduler = Scheduler(self._options, self._client)
         self._files = LocalBackend(name=name, scratch=scratch, options={}, bells=bells)
         self._bells = bells
         self._patience = patience or Patience(deadline_s=connect_s + read_s)
@@ -89,6 +91,8 @@ class AuroraBackend(ComputeBackend):
         self._files.check_inside(spec.ref.workdir)
         job = configuration(self._options, spec)
         script = render(spec, bells=self._bells)
+        if not Path(spec.ref.workdir).is_dir():
+            raise JobRejectedError(f"{spec.ref.workdir}: no such directory, was it prepared?")
         notes = Notes(spec.ref, self._patience)
         with notes.locked():
             if notes.cancelled:
@@ -112,7 +116,7 @@ class AuroraBackend(ComputeBackend):
         token = notes.ref.token
         notes.begin_sending()
         try:
-            self._client.call("createJob", description=job)
+            self._scheduler.create(job)
         except JobUndecidedError:
             if not self._look(token):
                 raise
@@ -138,7 +142,7 @@ class AuroraBackend(ComputeBackend):
                 open_ones.append(notes)
             else:
                 result[ref.token] = status
-        found = self._tasks([notes.ref.token for notes in open_ones])
+        found = self._scheduler.tasks({notes.ref.token for notes in open_ones})
         for notes in open_ones:
             token = notes.ref.token
             result[token] = self._judge(notes, found[token])
@@ -188,16 +192,14 @@ class AuroraBackend(ComputeBackend):
         }
         if not waiting:
             return result
-        keys = [job_key(self._options, token) for token in waiting.values()]
         try:
-            answer = self._client.call("getPendingReason", query=idl().TaskQuery(jobKeys=keys))
+            reasons = self._scheduler.reasons(waiting.values())
         except (BackendUnavailableError, PermanentError) as error:
             _log.warning("site %s: no reasons for waiting jobs: %s", self.name, error.message)
             return result
-        for reason in answer.getPendingReasonResult.reasons or ():
-            token = waiting.get(text(reason.taskId))
-            if token is not None:
-                result[token] = replace(result[token], reason=text(reason.reason))
+        for task_id, token in waiting.items():
+            if reason := reasons.get(task_id):
+                result[token] = replace(result[token], reason=reason)
         return result
 
     @translated
@@ -218,9 +220,7 @@ class AuroraBackend(ComputeBackend):
             notes.mark_cancelled()
             claim = notes.claim()
         with suppress(JobUndecidedError):  # looking tells
-            self._client.call(
-                "killTasks", job=job_key(self._options, ref.token), message="cancelled by its owner"
-            )
+            self._scheduler.kill(ref.token)
         if not self._await_end(notes, claim, wait_s):
             return False
         with notes.locked(wait_s):
@@ -231,9 +231,8 @@ class AuroraBackend(ComputeBackend):
         """Look until nothing of the job runs or can run; a killed task that waited is deleted."""
         deadline = time.monotonic() + wait_s
         pause = _FIRST_LOOK_S
-        token = notes.ref.token
         while True:
-            found = self._tasks([token])[token]
+            found = self._look(notes.ref.token)
             if notes.exit() is not None:
                 return True
             if all(one.ended for one in found):
@@ -256,7 +255,7 @@ class AuroraBackend(ComputeBackend):
         found: Sequence[Generation] = ()
         if self._options.mesos_url:
             with suppress(BackendUnavailableError, PermanentError):
-                found = self._tasks([ref.token])[ref.token]
+                found = self._look(ref.token)
         return links_of(self._options, ref.token, found)
 
     def close(self) -> None:
@@ -264,31 +263,13 @@ class AuroraBackend(ComputeBackend):
         self._client.close()
 
     def _look(self, token: str) -> list[Generation]:
-        return self._tasks([token])[token]
-
-    def _tasks(self, tokens: Sequence[str]) -> dict[str, list[Generation]]:
-        """Ask for the tasks of all these jobs at once; only those that carry their token count."""
-        found: dict[str, list[Generation]] = defaultdict(list)
-        if not tokens:
-            return found
-        wanted = set(tokens)
-        keys = [job_key(self._options, token) for token in wanted]
-        answer = self._client.call("getTasksWithoutConfigs", query=idl().TaskQuery(jobKeys=keys))
-        for task in answer.scheduleStatusResult.tasks or ():
-            token = token_of(task)
-            if token in wanted:
-                found[token].append(tasks_of.read(task))
-        return found
+        return self._scheduler.tasks({token})[token]
 
 
 def _by_files(notes: Notes) -> JobStatus | None:
     """Return the state if the files tell it."""
-    record, claim = notes.exit(), notes.claim()
-    if record is not None:
-        return _ended(notes, record)
-    if claim is not None and claim.pid == 0 and notes.cancelled:
-        return JobStatus(state=JobState.CANCELLED, ended_at=claim.epoch, reason="cancelled")
-    return None
+    record = notes.exit()
+    return None if record is None else _ended(notes, record)
 
 
 def _ended(notes: Notes, record: ExitRecord) -> JobStatus:
@@ -296,7 +277,10 @@ def _ended(notes: Notes, record: ExitRecord) -> JobStatus:
 
 
 def _claimed(notes: Notes, claim: Claim | None, found: Sequence[Generation]) -> JobStatus:
+    """Judge a job whose claim is made and that has no exit record, as far as we saw."""
     if claim is None or claim.pid == 0:  # closed, so the payload never starts
+        if notes.cancelled and all(one.ended for one in found):
+            return JobStatus(state=JobState.CANCELLED, reason="cancelled")
         return tasks_of.unclaimed(found) if found else _NEVER_STARTED
     status = tasks_of.claimed(
         found, since=claim.epoch or None, limit_over=lambda: notes.limit_over(claim)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import http.cookiejar
 import os
+import time
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -24,9 +25,19 @@ _HEADERS: Final = {"Content-Type": _BINARY, "Accept": _BINARY, "Accept-Encoding"
 #: schedulers that are not the leader name the one that is
 _HOPS: Final = 3
 _REDIRECTS: Final = frozenset({301, 302, 307, 308})
-#: seconds for a connection, and for each silence while waiting for the answer
+#: seconds for a connection and for an answer; after their sum a call is over, redirects and all
 CONNECT_S: Final = 10.0
 READ_S: Final = 30.0
+#: longest answer, in bytes; a task takes some 400
+_LONGEST: Final = 64 << 20
+_PIECE: Final = 4 << 10
+
+
+class _Answer(NamedTuple):
+    status: int
+    reason: str
+    location: str
+    body: bytes
 
 
 class AuroraClient:
@@ -37,7 +48,7 @@ class AuroraClient:
     ) -> None:
         self._options = options
         self._who = f"Aurora at {address(options.url)}"
-        self._timeout = (connect_s, read_s)
+        self._connect_s, self._read_s = connect_s, read_s
         self._session: tuple[int, requests.Session] | None = None
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -50,11 +61,15 @@ class AuroraClient:
         try:
             response = decode(method, body)
         except ValueError as error:
-            raise answers.undecided(self._who, method, str(error)) from error
+            raise self.undecided(method, str(error)) from error
         problem = answers.of_response(self._who, method, response)
         if problem is not None:
             raise problem
         return response.result
+
+    def undecided(self, method: str, what: str) -> StepError:
+        """Return the error of an answer that makes no sense."""
+        return answers.undecided(self._who, method, what)
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -65,21 +80,22 @@ class AuroraClient:
     def _post(self, method: str, data: bytes) -> bytes:
         """Send the message to the leader and return the body of its answer."""
         url = f"{self._options.url}/api"
+        deadline = time.monotonic() + self._connect_s + self._read_s
         for _ in range(_HOPS + 1):
-            answer = self._send(method, url, data)
-            if answer.status_code not in _REDIRECTS:
+            answer = self._send(method, url, data, deadline)
+            if answer.status not in _REDIRECTS:
                 break
-            url = self._allowed(url, answer.headers.get("Location", ""))
+            url = self._allowed(url, answer.location)
         else:
             raise SiteUnreachableError(f"{self._who}: sent us on more than {_HOPS} times")
-        if answer.status_code != HTTPStatus.OK:
-            raise answers.of_status(self._who, method, answer.status_code, answer.reason or "")
-        return answer.content
+        if answer.status != HTTPStatus.OK:
+            raise answers.of_status(self._who, method, answer.status, answer.reason)
+        return answer.body
 
     def _allowed(self, url: str, location: str) -> str:
         """Return where a scheduler sends us, if credentials and jobs may go there."""
-        target = urljoin(url, location)
         try:
+            target = urljoin(url, location)
             host = address(target)
         except ValueError:
             raise SiteUnreachableError(f"{self._who}: sent us on, but not to a host") from None
@@ -91,19 +107,40 @@ class AuroraClient:
             raise SiteAuthError(f"{self._who}: sent us on to {host} without TLS")
         return target
 
-    def _send(self, method: str, url: str, data: bytes) -> requests.Response:
+    def _send(self, method: str, url: str, data: bytes, deadline: float) -> _Answer:
+        left = max(0.01, deadline - time.monotonic())
         try:
-            return self._ours().post(
+            with self._ours().post(
                 url,
                 data=data,
                 headers=_HEADERS,
                 auth=self._auth(),
-                timeout=self._timeout,
+                timeout=(min(self._connect_s, left), min(self._read_s, left)),
                 allow_redirects=False,
-            )
+                stream=True,
+            ) as response:
+                return _Answer(
+                    response.status_code,
+                    response.reason or "",
+                    response.headers.get("Location", ""),
+                    self._body(method, response, deadline),
+                )
         except requests.RequestException as error:
             # what an error says may hold the URL, never headers; still only its kind is told
             raise self._trouble(method, error) from error
+        except ValueError as error:  # requests looks at a redirect that it is not to follow
+            raise self.undecided(method, "sent us on, but not to a host") from error
+
+    def _body(self, method: str, response: requests.Response, deadline: float) -> bytes:
+        """Read all of an answer, but not without end in length or time."""
+        body = bytearray()
+        for piece in response.iter_content(_PIECE):
+            body += piece
+            if len(body) > _LONGEST:
+                raise self.undecided(method, f"answered with more than {_LONGEST >> 20} MiB")
+            if time.monotonic() > deadline:
+                raise self.undecided(method, "did not end its answer in time")
+        return bytes(body)
 
     def _trouble(self, method: str, error: requests.RequestException) -> StepError:
         words = type(error).__name__

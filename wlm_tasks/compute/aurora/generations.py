@@ -71,22 +71,28 @@ class Generation:
 
 
 def read(task: Any) -> Generation:
-    """Return what counts of a ``ScheduledTask``."""
-    assigned = task.assignedTask
+    """Return what counts of a ``ScheduledTask``; raises `ValueError` for one without sense."""
+    assigned, status = task.assignedTask, task.status
+    if assigned is None or not assigned.taskId or assigned.task is None or status is None:
+        raise ValueError("a task without an id, a job or a status")
     events = task.taskEvents or ()
     said = [words for event in events if (words := text(event.message))]
-    status = task.status if isinstance(task.status, int) else -1
     return Generation(
         task_id=text(assigned.taskId),
         status=status,
         instance=assigned.instanceId or 0,
         ancestor=text(task.ancestorId),
-        seen=frozenset(event.status for event in events if isinstance(event.status, int)),
+        seen=frozenset(event.status for event in events if event.status is not None),
         message=said[-1] if said else "",
-        ended_at=events[-1].timestamp / 1000 if status in _ENDED and events else None,
+        ended_at=_ended_at(events) if status in _ENDED else None,
         host=text(assigned.slaveHost),
         agent_id=text(assigned.slaveId),
     )
+
+
+def _ended_at(events: Sequence[Any]) -> float | None:
+    last = events[-1].timestamp if events else None
+    return None if last is None else last / 1000
 
 
 def newest(generations: Sequence[Generation]) -> list[Generation]:

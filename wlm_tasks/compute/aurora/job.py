@@ -77,8 +77,7 @@ def _resources(amounts: Amounts) -> list[Any]:
 
 def token_of(task: Any) -> str | None:
     """Return the token of a ``ScheduledTask``, None if it is not one of ours."""
-    config = task.assignedTask.task if task.assignedTask is not None else None
-    for entry in (config.metadata if config is not None else None) or ():
+    for entry in task.assignedTask.task.metadata or ():
         if text(entry.key) == TOKEN_KEY:
             return text(entry.value)
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +9,9 @@ from typing import Any, Final
 import thriftpy2
 from thriftpy2.protocol import TCyBinaryProtocolFactory
 from thriftpy2.thrift import TApplicationException, TMessageType
-from thriftpy2.transport import TCyBufferedTransport, TCyMemoryBuffer
+from thriftpy2.transport import TCyMemoryBuffer
+
+from wlm_tasks.compute.aurora.form import check
 
 _IDL: Final = Path(__file__).with_name("aurora.thrift")
 _BINARY: Final = TCyBinaryProtocolFactory()  # strict, as Aurora wants it
@@ -41,45 +42,27 @@ def decode(method: str, body: bytes) -> Any:
     Raises `ValueError` with words for a person if that is none: the server's own words if it
     answered with an exception.
     """
+    answer = getattr(idl().AuroraSchedulerManager, f"{method}_result")
+    contents = {TMessageType.REPLY: answer, TMessageType.EXCEPTION: TApplicationException}
     try:
-        name, kind, content = _read(method, body)
+        name, kind = check(body, contents)
+        content = _read(body, contents[kind]())
+    except ValueError as error:
+        raise ValueError(f"no Thrift message: {error}") from error
     except Exception as error:  # of arbitrary bytes the parser says many things
         raise ValueError(f"no Thrift message: {type(error).__name__}") from error
     if kind == TMessageType.EXCEPTION:
         raise ValueError(text(content.message) or "an exception without words")
-    if name != method or kind != TMessageType.REPLY or content.success is None:
+    if name != method or content.success is None:
         raise ValueError(f"no answer to {method}")
     return content.success
 
 
-class _Body:
-    """A body to read from that ends with an error.
-
-    thriftpy2's own buffers of memory do not tell an end: what a message lacks is then read as
-    whatever the memory holds, and a list that was cut off may go on for ever.
-    """
-
-    def __init__(self, body: bytes) -> None:
-        self._stream = io.BytesIO(body)
-
-    def read(self, size: int) -> bytes:
-        """Return 1 to `size` bytes; raises `EOFError`."""
-        data = self._stream.read(size)
-        if not data:
-            raise EOFError
-        return data
-
-
-def _read(method: str, body: bytes) -> tuple[str, int, Any]:
-    protocol = _BINARY.get_protocol(TCyBufferedTransport(_Body(body)))
-    name, kind, _number = protocol.read_message_begin()
-    if kind == TMessageType.EXCEPTION:
-        content: Any = TApplicationException()
-    else:
-        content = getattr(idl().AuroraSchedulerManager, f"{method}_result")()
+def _read(body: bytes, content: Any) -> Any:
+    protocol = _BINARY.get_protocol(TCyMemoryBuffer(body))
+    protocol.read_message_begin()
     protocol.read_struct(content)
-    protocol.read_message_end()
-    return text(name), kind, content
+    return content
 
 
 def text(value: object) -> str:
