@@ -255,8 +255,9 @@ def test_an_unknown_state_is_said_to_be_unknown(mesos: AuroraSite) -> None:
     mesos.server.set(strange_status=42)
     mesos.backend.submit(spec)
     wait_for(lambda: mesos.runs(spec.ref), what="the start")
-    status = wait_for(lambda: _strange(mesos, spec), what="the strange state")
-    assert status.state is JobState.RUNNING
+    strange = wait_for(lambda: _strange(mesos, spec), what="the strange state")
+    assert strange is not None
+    assert strange.state is JobState.RUNNING
     mesos.server.set(strange_status=None)
     assert mesos.backend.cancel(spec.ref)
 
