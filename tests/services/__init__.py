@@ -19,6 +19,7 @@ GUARDIAN: Final = pytest.StashKey[Guardian]()
 #: Marker of a service, and the fixtures whose use means that a test needs it.
 SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
+    "aurora": {"aurora", "make_aurora"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
     "sshd": {"sshd", "make_sshd"},
 }

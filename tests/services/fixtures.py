@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from services import GUARDIAN, require_service
+from services.aurora import PrivateAurora
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
@@ -107,6 +108,41 @@ def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
 
     def make() -> PrivatePostgreSQL:
         server = PrivatePostgreSQL(session_dir / f"postgresql-{os.urandom(4).hex()}")
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def aurora_server(session_dir: Path) -> Iterator[PrivateAurora]:
+    """The run's private Aurora; tests take it by `aurora`."""
+    require_service("the Thrift compiler", PrivateAurora.available())
+    with PrivateAurora(session_dir / "aurora") as server:
+        yield server
+
+
+@pytest.fixture
+def aurora(aurora_server: PrivateAurora) -> PrivateAurora:
+    """The run's private Aurora with every fault switched off."""
+    aurora_server.reset()
+    return aurora_server
+
+
+MakeAurora = Callable[[], PrivateAurora]
+
+
+@pytest.fixture
+def make_aurora(session_dir: Path) -> Iterator[MakeAurora]:
+    """Start schedulers of the test's own."""
+    require_service("the Thrift compiler", PrivateAurora.available())
+    made: list[PrivateAurora] = []
+
+    def make() -> PrivateAurora:
+        server = PrivateAurora(session_dir / f"aurora-{os.urandom(4).hex()}")
         made.append(server)
         server.start()
         return server

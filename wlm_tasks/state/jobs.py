@@ -40,6 +40,7 @@ class LiveJob:
     native_id: str | None
     state: JobRecord
     spec: str  #: the experiment as JSON
+    reason: str | None  #: in the site's words, such as why it waits
 
 
 _LIVE_JOBS = (
@@ -50,6 +51,7 @@ _LIVE_JOBS = (
         jobs.c.workdir,
         jobs.c.native_id,
         jobs.c.state,
+        jobs.c.reason,
         experiments.c.spec,
     )
     .join(experiments, experiments.c.id == jobs.c.experiment_id)
@@ -255,6 +257,7 @@ class Jobs:
                     native_id=row.native_id,
                     state=JobRecord(row.state),
                     spec=row.spec,
+                    reason=row.reason,
                 )
                 for row in connection.execute(statement)
             ]

@@ -60,7 +60,7 @@ def poll_site(runtime: Runtime, name: str, tokens: Sequence[str] | None) -> list
     for job in live:
         status = statuses.get(job.token)
         report = job_report(job.token, status, experiments[job.token]) if status else None
-        if report is not None and report.state is not job.state:
+        if report and (report.state, report.reason) != (job.state, job.reason):
             reports.append(report)
     ready: list[NextStep] = []
     for start in range(0, len(reports), _BATCH):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unit.compute.aurora_site import AuroraSite
 from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
 
+from services.aurora import PrivateAurora
 from services.sshd import PrivateSshd
 
 
@@ -34,6 +36,15 @@ def fake(scratch: Path) -> FakeTestSite:
     site = FakeTestSite(scratch)
     site.backend.prepare(site.workdir)
     return site
+
+
+@pytest.fixture
+def mesos(scratch: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
+    """An Aurora site with its working directory prepared."""
+    site = AuroraSite(scratch, aurora)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
 
 
 @pytest.fixture
@@ -66,7 +77,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.fixture(params=["local", "fake", "ssh"])
+@pytest.fixture(params=["local", "fake", "ssh", "mesos"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)
