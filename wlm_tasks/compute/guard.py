@@ -54,6 +54,8 @@ identify() {
   wlm_namespace=${wlm_namespace//[^0-9]/}
   wlm_alive=${2-}
   wlm_alive=${wlm_alive//[^0-9:]/}
+  wlm_job=${SLURM_JOB_ID-}
+  wlm_job=${wlm_job//[^0-9]/}
 }
 
 claim() {  # a hard link appears whole and only once; whether it is ours tells the inode
@@ -63,8 +65,8 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
   wlm_record=$wlm_attempt/exit.${wlm_boot:0:8}.$$.$wlm_start
   printf '{"pid":%s,"start":%s,"boot":"%s","host":"%s","machine":"%s",' \
     "$$" "$wlm_start" "$wlm_boot" "$wlm_host" "$wlm_machine" > "$wlm_mine" || exit
-  printf '"namespace":"%s","epoch":%s,"limit":%s,"alive":"%s"}\n' \
-    "$wlm_namespace" "$wlm_begun" "$wlm_limit" "$wlm_alive" >> "$wlm_mine" || exit
+  printf '"namespace":"%s","epoch":%s,"limit":%s,"alive":"%s","job":"%s"}\n' \
+    "$wlm_namespace" "$wlm_begun" "$wlm_limit" "$wlm_alive" "$wlm_job" >> "$wlm_mine" || exit
   # room for the evidence while there is any: the payload may fill the disk
   printf '%255s\n' '' > "$wlm_record" || exit
   ln -T "$wlm_mine" "$wlm_attempt/started" 2> /dev/null
@@ -76,8 +78,29 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
     [ "$wlm_mine" -ef "$wlm_attempt/started" ] && return
   fi
   rm -f "$wlm_mine" "$wlm_record"
+  stay
   exit
 }
+
+stay() {  # with the first copy of this very job, if it lives on this host
+  local line boot
+  # A batch system that has lost its memory launches what it had launched, under the same id. Were
+  # this copy to leave, the job would be over for it, and it would end the first one.
+  read -r line < "$wlm_attempt/started"
+  [ -n "$wlm_job" ] && [[ $line == *"\"job\":\"$wlm_job\""* ]] || return
+  [[ $line =~ \"pid\":([0-9]+),\"start\":([0-9]+),\"boot\":\"([^\"]*)\" ]] || return
+  boot=${BASH_REMATCH[3]}
+  while [ "$boot" = "$wlm_boot" ] && lives "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"; do
+    sleep 0.5
+  done
+}
+
+lives() {  # PID START
+  local stat=
+  IFS= read -r -d '' stat < "/proc/$1/stat"
+  stat=(${stat##*) })
+  [ "${stat[19]-}" = "$2" ]
+} 2> /dev/null
 
 leftovers() {  # sets `wlm_left` to what has the token or is of this session, this shell excepted
   local dir pid stat entries IFS=$'\x1f'
@@ -196,7 +219,7 @@ main() {
   run
   sweep
   judge
-  exit
+  exit "$wlm_code"
 }
 main "$@"
 exit

@@ -1,0 +1,246 @@
+"""A Slurm site: jobs that exist once, whatever crashes between ``sbatch`` and our books."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from wlm_tasks.compute.attempt import check_token
+from wlm_tasks.compute.base import (
+    CANCEL_WAIT_S,
+    ComputeBackend,
+    JobRef,
+    JobSpec,
+    JobState,
+    JobStatus,
+    Submitted,
+)
+from wlm_tasks.compute.job_script import render, stop_signal
+from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure, parse
+from wlm_tasks.compute.shell import LocalShell, Ran, Shell
+from wlm_tasks.compute.slurm import scripts, words
+from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
+from wlm_tasks.compute.slurm.listing import (
+    SACCT,
+    Row,
+    by_name,
+    choose,
+    parse_sacct,
+    parse_squeue,
+    squeue_format,
+)
+from wlm_tasks.compute.slurm.options import options
+from wlm_tasks.compute.slurm.states import ENDED
+from wlm_tasks.errors import BackendUnavailableError, JobCancelledError, JobUndecidedError
+
+#: what is needed on the host beside bash and coreutils
+_TOOLS: Final = ("flock", "sbatch", "squeue", "scancel", "scontrol")
+#: of so few jobs the files are read too, and not only Slurm's list: somebody waits for their end
+_FEW: Final = 16
+#: seconds for a script beyond what it is told to wait: a silent controller takes 18 s a command
+_PATIENCE_S: Final = 120.0
+
+
+class SlurmBackend(ComputeBackend):
+    """Runs jobs by the Slurm whose commands are on the host of a shell.
+
+    See `wlm_tasks.compute.slurm.scripts` for what is done there, and `docs/reliability.md` for
+    what a kill at each point of it leaves behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        scratch: str,
+        options: Mapping[str, object],
+        bells: str | None = None,
+        shell: Shell | None = None,
+    ) -> None:
+        self.name = name
+        self._settings = options
+        self._shell = shell or LocalShell()
+        self._files = SiteFiles(self._shell, scratch)
+        self._bells = bells
+
+    def prepare(self, workdir: str) -> None:
+        """Make the experiment's directory, check that it takes files and hard links."""
+        self._files.prepare(workdir, _TOOLS)
+
+    def submit(self, spec: JobSpec) -> Submitted:
+        """Hand the job to Slurm unless that was done before, or may have been.
+
+        Raises `JobUndecidedError` as long as it is open whether an earlier call submitted it,
+        `JobRejectedError` in Slurm's words only if Slurm certainly refused it.
+        """
+        ref = spec.ref
+        self._files.check(ref.workdir)
+        check_token(ref.token)
+        text = render(spec, bells=self._bells)
+        word = secrets.token_hex(8)
+        arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, text]
+        ran = self._run(
+            scripts.SUBMIT, [*arguments, *options(spec, self._settings)], about=ref.workdir
+        )
+        answer, _, detail = _last_line(ran).partition(" ")
+        if answer == "known":
+            return Submitted(native_id=detail)
+        if answer == "cancelled":
+            raise JobCancelledError(f"job {ref.token} was cancelled before it started")
+        if answer == "over":
+            raise JobCancelledError(f"job {ref.token} was given up before it started")
+        if answer == "undecided":
+            raise JobUndecidedError(
+                f"job {ref.token}: Slurm may have taken it, though it does not list it;"
+                f" known for certain in {detail} s"
+            )
+        if answer == "failed" and detail == "sbatch":
+            error = words.submitting(_said(ran))
+            if words.is_certain(error):
+                self._run(scripts.WITHDRAW, [ref.attempt_dir, word], about=ref.attempt_dir)
+            raise error
+        raise self._problem(ran, ref)
+
+    def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
+        """One list of all jobs of the account; the files only of those that it does not settle."""
+        if not refs:
+            return {}
+        rows = by_name(self._list())
+        result: dict[str, JobStatus] = {}
+        unsettled: list[tuple[JobRef, Row | None]] = []
+        for ref in refs:
+            row = choose(rows.get(ref.token, ()), ref.native_id)
+            status = live(row) if row is not None else None
+            if status is None or len(refs) <= _FEW:
+                unsettled.append((ref, row))
+            if status is not None:
+                result[ref.token] = status
+        return result | self._look_closer(unsettled)
+
+    def find(self, ref: JobRef) -> str | None:
+        """Return the id from the files, else by the name from Slurm."""
+        check_token(ref.token)
+        ran = self._run(scripts.FIND, [ref.attempt_dir, ref.token], about=ref.attempt_dir)
+        answer, _, detail = _last_line(ran).partition(" ")
+        if answer == "failed":
+            raise words.asking(detail, _said(ran))
+        return detail if answer == "known" else None
+
+    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
+        """Take the claim; if it is taken, signal the job by its name until Slurm lists it no more.
+
+        The job's own signal goes to its guard, which passes it on; after the grace Slurm ends it.
+        """
+        self._files.check(ref.workdir)
+        check_token(ref.token)
+        signal = stop_signal(ref.stop_signal).name.removeprefix("SIG")
+        grace, wait = math.ceil(ref.stop_grace_s), max(1, math.floor(wait_s))
+        ended = f"|{'|'.join(ENDED)}|"
+        arguments = [ref.workdir, self._files.scratch, ref.token, signal, str(grace), str(wait)]
+        ran = self._run(scripts.CANCEL, [*arguments, ended], about=ref.attempt_dir, wait_s=wait_s)
+        answer = _last_line(ran)
+        if answer in {"over", "lives"}:
+            return answer == "over"
+        raise self._problem(ran, ref)
+
+    def tail(self, ref: JobRef, stream: str, lines: int) -> str:
+        """Return the last lines; bytes that are not UTF-8 become U+FFFD."""
+        return self._files.tail(ref, stream, lines)
+
+    def url(self, path: str) -> str:
+        """Return the path as a ``file://`` URL."""
+        return f"file://{quote(path)}"
+
+    def close(self) -> None:
+        """Give back the connection."""
+        self._shell.close()
+
+    def _list(self) -> list[Row]:
+        mark = secrets.token_hex(8)
+        ran = self._shell.run(
+            LIBRARY + scripts.LIST, [mark, squeue_format(mark)], timeout_s=_PATIENCE_S
+        )
+        if ran.code:
+            raise words.asking("squeue", _said(ran))
+        return parse_squeue(ran.out.decode(errors="replace"), mark)
+
+    def _look_closer(self, unsettled: Sequence[tuple[JobRef, Row | None]]) -> dict[str, JobStatus]:
+        """Judge by files and accounting, in one script for all."""
+        if not unsettled:
+            return {}
+        found = self._traces(unsettled)
+        result = {}
+        for ref, row in unsettled:
+            traces = found[ref.token]
+            if is_forgotten(ref, row, traces):
+                self._run(scripts.BURY, [ref.attempt_dir], about=ref.attempt_dir)
+                traces = self._traces([(ref, row)])[ref.token]
+            result[ref.token] = judge(ref, row, traces)
+        return result
+
+    def _traces(self, jobs: Sequence[tuple[JobRef, Row | None]]) -> dict[str, Traces]:
+        # those first of which nothing but a missing exit record would be known
+        jobs = sorted(jobs, key=lambda job: not _is_open(job[1]))
+        tokens = [ref.token for ref, _ in jobs]
+        missing = [ref.token for ref, row in jobs if _is_open(row)]
+        mark = secrets.token_hex(8)
+        arguments = [self._files.scratch, mark, str(len(missing)), SACCT, ",".join(missing)]
+        ran = self._run(
+            scripts.TRACES,
+            [*arguments, *(ref.attempt_dir for ref, _ in jobs)],
+            about=self._files.scratch,
+        )
+        seen = parse(ran.out, tokens)
+        lines = ran.out.decode(errors="replace").splitlines()
+        said = dict(line.partition(" ")[::2] for line in lines)
+        accounts = by_name(
+            parse_sacct((line[8:] for line in lines if line.startswith("account ")), mark)
+        )
+        result = {}
+        for token in tokens:
+            more = dict(line.partition(" ")[::2] for line in seen.more[token])
+            result[token] = Traces(
+                markers=seen.of[token],
+                place=seen.place,
+                job=more.get("job"),
+                missing_s=int(more["missing"]) if "missing" in more else None,
+                settle_s=int(said.get("settle", "15")),
+                accounts=None if "silent" in said else accounts.get(token, ()),
+            )
+        return result
+
+    def _run(
+        self, script: str, arguments: Sequence[str], *, about: str, wait_s: float = 0.0
+    ) -> Ran:
+        ran = self._shell.run(LIBRARY + script, arguments, timeout_s=_PATIENCE_S + wait_s)
+        if ran.code:
+            raise failure(ran, about)
+        return ran
+
+    def _problem(self, ran: Ran, ref: JobRef) -> BackendUnavailableError:
+        """Return what it means that a script could not do its work."""
+        answer, _, detail = _last_line(ran).partition(" ")
+        if answer == "failed":
+            return words.asking(detail, _said(ran))
+        if answer == "busy":
+            return BackendUnavailableError(
+                f"{ref.attempt_dir}/lock: held by another submit or cancel for 30 s"
+            )
+        return BackendUnavailableError(f"the site's answer has no end: {answer[:100]!r}")
+
+
+def _is_open(row: Row | None) -> bool:
+    """Whether Slurm does not list a job, or says no more than that it ended by itself."""
+    return row is None or row.state == "COMPLETED"
+
+
+def _said(ran: Ran) -> str:
+    return ran.err.decode(errors="replace")
+
+
+def _last_line(ran: Ran) -> str:
+    lines = ran.out.decode(errors="replace").splitlines()
+    return lines[-1] if lines else ""

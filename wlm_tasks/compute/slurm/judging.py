@@ -1,0 +1,160 @@
+"""How a job stands, from what its directory and Slurm tell. Pure.
+
+The exit record is the first evidence, Slurm's own record the second. That Slurm says COMPLETED is
+none: a copy of the job that found the payload claimed ends like that too. And that Slurm lists no
+such job proves nothing before it has been so for a while, in one answer after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from wlm_tasks.compute import evidence
+from wlm_tasks.compute.attempt import Claim, Where
+from wlm_tasks.compute.base import JobRef, JobState, JobStatus
+from wlm_tasks.compute.processes import Place
+from wlm_tasks.compute.remote import Markers
+from wlm_tasks.compute.slurm.listing import Row, choose
+from wlm_tasks.compute.slurm.states import ENDED, end_of, meanwhile, state_of
+
+#: how much longer a job that has begun is looked for than one that has not
+_PATIENCE: Final = 4
+#: ends that a payload was killed by, so that its exit record says no more than a signal
+_KILLED: Final = frozenset({"TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "DEADLINE"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traces:
+    """What a second look has found of a job that Slurm does not list, or lists as ended."""
+
+    markers: Markers
+    place: Place
+    job: str | None  #: id of the job that claimed the payload
+    missing_s: int | None  #: for so long no answer of Slurm has listed it; None if it is listed
+    settle_s: int  #: for so long an answer without a job proves nothing
+    accounts: Sequence[Row] | None  #: what accounting has of its name; None: it does not answer
+
+
+def live(row: Row) -> JobStatus | None:
+    """Return the state of a job that Slurm lists and that has not ended, None if it has."""
+    if row.state in ENDED:
+        return None
+    state = state_of(row.state)
+    reason = meanwhile(row.state, row.reason)
+    if state is JobState.UNKNOWN:
+        return JobStatus(state=state, reason=f"Slurm says {row.state}")
+    if state is JobState.RUNNING:
+        return JobStatus(state=state, started_at=row.starts_at, reason=reason)
+    if row.starts_at is not None:
+        expected = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(row.starts_at))
+        reason = f"{reason}; expected to start {expected}"
+    return JobStatus(state=state, reason=reason)
+
+
+def judge(ref: JobRef, row: Row | None, traces: Traces) -> JobStatus:
+    """Return the state of a job after a second look."""
+    marks = traces.markers
+    if marks.exit is not None and row is not None and row.state not in ENDED:
+        return _ending(row, traces)
+    if row is None and traces.accounts:
+        row = choose(traces.accounts, traces.job, ref.native_id)
+    if marks.exit is not None:
+        return _with_record(row, traces)
+    if marks.trouble:
+        return JobStatus(state=JobState.UNKNOWN, reason=marks.trouble)
+    claim = marks.claim(traces.place)
+    if claim is not None and claim.seen_from(traces.place) is Where.NOWHERE:
+        return _never_ran(claim, cancelled=marks.cancelled)
+    if row is not None and (status := live(row)) is not None:
+        if traces.missing_s is None:
+            return status
+        return JobStatus(state=JobState.UNKNOWN, reason=f"only accounting says {row.state}")
+    if row is not None and row.state != "COMPLETED":
+        return _by_slurm(row)
+    return _without_evidence(row, claim, traces)
+
+
+def is_forgotten(ref: JobRef, row: Row | None, traces: Traces) -> bool:
+    """Whether nothing is left of a job that never began, so that its claim may be taken away."""
+    return (
+        row is None
+        and traces.accounts is not None
+        and not traces.accounts
+        and traces.markers.directory
+        and traces.markers.started is None
+        and traces.markers.exit is None
+        and not traces.markers.trouble
+        and ref.native_id is not None
+        and traces.missing_s is not None
+        and traces.missing_s > traces.settle_s
+    )
+
+
+def _ending(row: Row, traces: Traces) -> JobStatus:
+    """The record is there and Slurm still lists the job."""
+    status = _with_record(None, traces)
+    assert traces.markers.exit is not None
+    if traces.markers.exit.reason != "signal" or status.state is JobState.CANCELLED:
+        return status
+    # it was killed, and why Slurm says only when it has cleaned up
+    return JobStatus(
+        state=JobState.RUNNING, started_at=status.started_at, reason=meanwhile("COMPLETING")
+    )
+
+
+def _with_record(row: Row | None, traces: Traces) -> JobStatus:
+    record = traces.markers.exit
+    assert record is not None
+    status = evidence.ended(record, cancelled=traces.markers.cancelled)
+    if record.reason != "signal" or status.state is JobState.CANCELLED or row is None:
+        return status
+    if row.state in _KILLED:
+        return replace(status, reason=end_of(row.state, row.reason))
+    if row.state == "CANCELLED":
+        return replace(status, state=JobState.CANCELLED, reason=end_of(row.state, row.reason))
+    return status
+
+
+def _never_ran(claim: Claim, *, cancelled: bool) -> JobStatus:
+    if cancelled:
+        return JobStatus(state=JobState.CANCELLED, ended_at=claim.epoch, reason="cancelled")
+    return JobStatus(
+        state=JobState.LOST,
+        ended_at=claim.epoch,
+        reason="Slurm forgot the job before it began; it will not begin any more",
+    )
+
+
+def _by_slurm(row: Row) -> JobStatus:
+    return JobStatus(
+        state=state_of(row.state),
+        started_at=row.starts_at,
+        ended_at=row.ends_at,
+        reason=end_of(row.state, row.reason),
+    )
+
+
+def _without_evidence(row: Row | None, claim: Claim | None, traces: Traces) -> JobStatus:
+    if traces.missing_s is None and row is None:
+        return JobStatus(state=JobState.UNKNOWN, reason="never submitted, as far as is known")
+    if traces.accounts is None:
+        return JobStatus(
+            state=JobState.UNKNOWN,
+            reason="Slurm does not list it any more, and its accounting does not answer",
+        )
+    waited = traces.missing_s or 0
+    if claim is not None and waited > _PATIENCE * traces.settle_s:
+        says = f"Slurm says {row.state}" if row else "Slurm does not know it any more"
+        return JobStatus(
+            state=JobState.LOST,
+            started_at=claim.epoch or None,
+            reason=f"{says}, and it left no exit record",
+        )
+    if row is not None:
+        reason = f"Slurm says {row.state}, its exit record is not to be seen yet"
+    else:
+        reason = "Slurm does not list it; it is looked for again"
+    return JobStatus(state=JobState.UNKNOWN, reason=reason)
