@@ -8,6 +8,8 @@ Fixtures to ask for:
     A fresh virtual host, a fresh database in them, for one test.
 ``make_rabbitmq(**settings)``, ``make_postgresql()``
     Servers of the test's own, to kill, to restart or to set up differently.
+``slurm``, ``make_slurm(nodes=..., settings=...)``
+    The run's private Slurm, and those of a test's own.
 ``spawn(argv, name=...)``
     A child process with a log file that certainly ends with the test.
 ``long_campaign``

@@ -13,6 +13,7 @@ from services import GUARDIAN, require_service
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
+from services.slurm import PrivateSlurm
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +107,40 @@ def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
 
     def make() -> PrivatePostgreSQL:
         server = PrivatePostgreSQL(session_dir / f"postgresql-{os.urandom(4).hex()}")
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def slurm(session_dir: Path) -> Iterator[PrivateSlurm]:
+    """The run's private Slurm with two nodes; a test finds it by `slurm.environ`."""
+    require_service("Slurm", PrivateSlurm.available())
+    with PrivateSlurm(session_dir / "slurm") as server:
+        yield server
+
+
+class MakeSlurm(Protocol):
+    """Type of the fixture `make_slurm`."""
+
+    def __call__(
+        self, *, nodes: int = 1, settings: Mapping[str, object] | None = None
+    ) -> PrivateSlurm: ...
+
+
+@pytest.fixture
+def make_slurm(session_dir: Path) -> Iterator[MakeSlurm]:
+    """Start Slurms of the test's own; the settings are lines of slurm.conf."""
+    require_service("Slurm", PrivateSlurm.available())
+    made: list[PrivateSlurm] = []
+
+    def make(*, nodes: int = 1, settings: Mapping[str, object] | None = None) -> PrivateSlurm:
+        directory = session_dir / f"slurm-{os.urandom(4).hex()}"
+        server = PrivateSlurm(directory, nodes=nodes, settings=settings)
         made.append(server)
         server.start()
         return server

@@ -77,22 +77,26 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
     ln -T "$wlm_mine" "$wlm_attempt/started"  # once more, for the message
     [ "$wlm_mine" -ef "$wlm_attempt/started" ] && return
   fi
-  rm -f "$wlm_mine" "$wlm_record"
   stay
+  rm -f "$wlm_mine" "$wlm_record"
   exit
 }
 
-stay() {  # with the first copy of this very job, if it lives on this host
-  local line boot
-  # A batch system that has lost its memory launches what it had launched, under the same id. Were
-  # this copy to leave, the job would be over for it, and it would end the first one.
+stay() {  # as long as the first copy of this very job lives on this host, then judge it
+  local line pattern='"pid":([0-9]+),"start":([0-9]+),"boot":"([^"]*)".*"namespace":"([0-9]*)"'
+  pattern+=',"epoch":([0-9.]+),.*"job":"([0-9]+)"'
+  # Slurm launches a job again, under the same id, when its controller lost its memory. Were this
+  # copy to leave at once, the job would be over for Slurm, and it would end the first one.
   read -r line < "$wlm_attempt/started"
-  [ -n "$wlm_job" ] && [[ $line == *"\"job\":\"$wlm_job\""* ]] || return
-  [[ $line =~ \"pid\":([0-9]+),\"start\":([0-9]+),\"boot\":\"([^\"]*)\" ]] || return
-  boot=${BASH_REMATCH[3]}
-  while [ "$boot" = "$wlm_boot" ] && lives "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"; do
-    sleep 0.5
-  done
+  [[ $line =~ $pattern ]] && [ "${BASH_REMATCH[6]}" = "$wlm_job" ] || return
+  [ "${BASH_REMATCH[3]}:${BASH_REMATCH[4]}" = "$wlm_boot:$wlm_namespace" ] || return
+  while lives "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"; do sleep 0.5; done
+  [ ! -e "$wlm_attempt/exit.json" ] || return
+  wlm_begun=${BASH_REMATCH[5]}
+  wlm_code=null
+  wlm_reason='ended by Slurm, which then launched it again; it was not run a second time'
+  sweep
+  finish
 }
 
 lives() {  # PID START

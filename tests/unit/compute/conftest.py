@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from unit.compute.sites import FakeTestSite, LocalSite, Site
+from unit.compute.slurm_site import SlurmSite
+
+from services.slurm import PrivateSlurm
 
 
 @pytest.fixture
@@ -32,7 +35,17 @@ def fake(scratch: Path) -> FakeTestSite:
     return site
 
 
-@pytest.fixture(params=["local", "fake"])
+@pytest.fixture
+def slurm_site(
+    slurm: PrivateSlurm, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SlurmSite]:
+    """The run's private Slurm, its commands on this host."""
+    site = SlurmSite.of(slurm, scratch, monkeypatch)
+    yield site
+    site.clean()
+
+
+@pytest.fixture(params=["local", "fake", "slurm_site"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)

@@ -1,0 +1,56 @@
+"""A private Slurm as a site, and shells that fail where a test wants it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import pytest
+from unit.compute.sites import LocalSite
+
+from services.guardian import MARKER
+from services.slurm import PrivateSlurm
+from wlm_tasks.compute.base import JobSpec
+from wlm_tasks.compute.slurm.backend import SlurmBackend
+
+
+class SlurmSite(LocalSite):
+    """Jobs are real; their processes are on this host, as its nodes are."""
+
+    slurm: PrivateSlurm
+
+    @classmethod
+    def of(cls, slurm: PrivateSlurm, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """A site whose working directory is there."""
+        for name, value in slurm.environ.items():
+            monkeypatch.setenv(name, value)
+        site = cls(scratch)
+        site.slurm = slurm
+        site.backend.prepare(site.workdir)
+        return site
+
+    def another(self, **options: object) -> SlurmBackend:  # type: ignore[override]
+        return SlurmBackend(
+            name="slurm", scratch=str(self.scratch), options=options, bells=str(self.bells)
+        )
+
+    def spec(
+        self,
+        script: str,
+        *,
+        walltime_s: float = 60.0,
+        variables: Mapping[str, str] | None = None,
+        name: str = "",
+        **stop: object,
+    ) -> JobSpec:
+        # a job gets nothing of our environment, and must end with the run all the same
+        marked = {MARKER: os.environ[MARKER], **(variables or {})}
+        return super().spec(script, walltime_s=walltime_s, variables=marked, name=name, **stop)
+
+    def clean(self) -> None:
+        for ref in self.refs:
+            if self.slurm.answers():
+                self.slurm.command("scancel", f"--name={ref.token}")
+        super().clean()
