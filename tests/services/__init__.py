@@ -20,7 +20,8 @@ GUARDIAN: Final = pytest.StashKey[Guardian]()
 SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
-    "slurm": {"slurm", "make_slurm"},
+    "slurm": {"slurm", "make_slurm", "login_node"},
+    "sshd": {"sshd", "make_sshd", "login_node"},
 }
 
 

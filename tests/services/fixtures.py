@@ -14,6 +14,7 @@ from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
 from services.slurm import PrivateSlurm
+from services.sshd import PrivateSshd
 
 
 @pytest.fixture(scope="session")
@@ -117,10 +118,52 @@ def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
 
 
 @pytest.fixture(scope="session")
+def sshd(session_dir: Path) -> Iterator[PrivateSshd]:
+    """The run's private SSH server; its `options` are the settings of a site behind it."""
+    require_service("sshd", PrivateSshd.available())
+    with PrivateSshd(session_dir / "sshd") as server:
+        yield server
+
+
+class MakeSshd(Protocol):
+    """Type of the fixture `make_sshd`."""
+
+    def __call__(self, *, max_sessions: int = 10) -> PrivateSshd: ...
+
+
+@pytest.fixture
+def make_sshd(session_dir: Path) -> Iterator[MakeSshd]:
+    """Start SSH servers of the test's own."""
+    require_service("sshd", PrivateSshd.available())
+    made: list[PrivateSshd] = []
+
+    def make(*, max_sessions: int = 10) -> PrivateSshd:
+        directory = session_dir / f"sshd-{os.urandom(4).hex()}"
+        server = PrivateSshd(directory, max_sessions=max_sessions)
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="session")
 def slurm(session_dir: Path) -> Iterator[PrivateSlurm]:
     """The run's private Slurm with two nodes; a test finds it by `slurm.environ`."""
     require_service("Slurm", PrivateSlurm.available())
     with PrivateSlurm(session_dir / "slurm") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def login_node(session_dir: Path, slurm: PrivateSlurm) -> Iterator[PrivateSshd]:
+    """An SSH server whose users reach the private Slurm by their start-up file."""
+    require_service("sshd", PrivateSshd.available())
+    with PrivateSshd(session_dir / "login") as server:
+        lines = [f"export {name}={value}\n" for name, value in slurm.environ.items()]
+        (server.home / ".bashrc").write_text("".join(lines))
         yield server
 
 

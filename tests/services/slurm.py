@@ -156,9 +156,12 @@ class PrivateSlurm:
             return False
         return True
 
-    def jobs(self, name: str) -> list[str]:
-        """The ids of jobs of this name, ended ones too as long as Slurm knows them."""
-        return self.command("squeue", "-h", "-t", "all", f"--name={name}", "-o", "%A").split()
+    def jobs(self, name: str, states: str = "all") -> list[str]:
+        """The ids of jobs of this name, ended ones too as long as Slurm knows them.
+
+        What it refused Slurm may list as well, as FAILED.
+        """
+        return self.command("squeue", "-h", "-t", states, f"--name={name}", "-o", "%A").split()
 
     def drop_jobs(self) -> None:
         """Cancel whatever is in the queue and wait until nothing is."""
@@ -230,6 +233,8 @@ class PrivateSlurm:
             "SelectTypeParameters": "CR_Core_Memory",
             "DefMemPerCPU": 10,
             "AccountingStorageType": "accounting_storage/none",
+            # refuse at once what no node and no partition can give
+            "EnforcePartLimits": "ALL",
             "ReturnToService": 2,
             # nodes have as many processors as is said here
             "SlurmdParameters": "config_overrides",

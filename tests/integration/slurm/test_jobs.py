@@ -20,6 +20,10 @@ from wlm_tasks.errors import JobRejectedError, SiteMaintenanceError
 from wlm_tasks.model.experiment import Resources
 
 
+#: of jobs that Slurm has taken
+LIVE = "PENDING,RUNNING,COMPLETING,COMPLETED"
+
+
 def asking(site: SlurmSite, script: str = "true", **resources: object) -> JobSpec:
     asked = Resources(**({"walltime_s": 60.0} | resources))  # type: ignore[arg-type]
     return replace(site.spec(script), resources=asked)
@@ -39,11 +43,10 @@ def asking(site: SlurmSite, script: str = "true", **resources: object) -> JobSpe
 def test_a_refusal_is_in_slurms_words(
     site: SlurmSite, asked: dict[str, object], options: dict[str, object], words: str
 ) -> None:
-    site.slurm.command("scontrol", "show", "config")
     spec = asking(site, **asked)
     with pytest.raises(JobRejectedError, match=f"Slurm refused the job: .*({words})"):
         site.another(**options).submit(spec)
-    assert site.slurm.jobs(spec.ref.token) == []
+    assert site.slurm.jobs(spec.ref.token, LIVE) == []
     # it was certain: the same attempt may be sent again at once
     good = asking(site)
     assert site.backend.submit(replace(good, ref=spec.ref)).native_id
@@ -54,14 +57,14 @@ def test_a_partition_out_of_service_is_no_fault_of_the_job(site: SlurmSite) -> N
     spec = asking(site)
     with pytest.raises(SiteMaintenanceError, match="Required partition not available"):
         site.another(partition="down").submit(spec)
-    assert site.slurm.jobs(spec.ref.token) == []
+    assert site.slurm.jobs(spec.ref.token, LIVE) == []
 
 
 def test_a_setting_is_no_second_option(site: SlurmSite) -> None:
     spec = asking(site)
     with pytest.raises(JobRejectedError, match="nvalid partition"):
         site.another(partition="debug\n#SBATCH --array=1-9").submit(spec)
-    assert site.slurm.jobs(spec.ref.token) == []
+    assert site.slurm.jobs(spec.ref.token, LIVE) == []
 
 
 def test_what_is_asked_for_is_what_slurm_gives(site: SlurmSite) -> None:
@@ -217,11 +220,16 @@ def test_a_job_put_back_by_force_does_not_run_again(site: SlurmSite) -> None:
     wait_for(lambda: site.runs(spec.ref), what="its start")
     site.slurm.command("scontrol", "update", f"JobId={native_id}", "Requeue=1")
     site.slurm.command("scontrol", "requeue", native_id)
-    # Slurm holds it back for the time of its clean-up, some seconds to two minutes
+    status = site.wait_end(spec.ref)
+    assert status.state is JobState.FAILED
+    assert "put it back into its queue, it will not be run again" in status.reason
+    # Slurm starts it again all the same, two minutes later at the earliest unless it is told to
+    wait_for(lambda: site.slurm.jobs(spec.ref.token, "PENDING"), what="the queue")
     site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
-    wait_for(lambda: site.status(spec.ref).state is JobState.FAILED, 60.0, "the end")
-    assert "signal" in site.status(spec.ref).reason
+    duplicates = Path(spec.ref.attempt_dir, "duplicates")
+    wait_for(duplicates.exists, 20.0, "the second start")
     assert site.runs(spec.ref) == 1
+    assert site.status(spec.ref).state is JobState.FAILED
 
 
 def test_a_job_whose_processes_were_killed(site: SlurmSite) -> None:

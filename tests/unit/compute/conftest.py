@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import FakeTestSite, LocalSite, Site
+from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
 from unit.compute.slurm_site import SlurmSite
 
 from services.slurm import PrivateSlurm
+from services.sshd import PrivateSshd
 
 
 @pytest.fixture
@@ -36,6 +37,16 @@ def fake(scratch: Path) -> FakeTestSite:
 
 
 @pytest.fixture
+def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
+    """A plain host behind SSH with its working directory prepared."""
+    site = SshSite(scratch, sshd)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+    site.backend.close()
+
+
+@pytest.fixture
 def slurm_site(
     slurm: PrivateSlurm, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SlurmSite]:
@@ -45,7 +56,20 @@ def slurm_site(
     site.clean()
 
 
-@pytest.fixture(params=["local", "fake", "slurm_site"])
+@pytest.fixture
+def slurm_ssh(
+    slurm: PrivateSlurm, login_node: PrivateSshd, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SlurmSite]:
+    """The same Slurm from outside: its commands are on a host behind SSH."""
+    site = SlurmSite.of(slurm, scratch, monkeypatch, **login_node.options)
+    site.rings = False
+    site.url = f"sftp://{login_node.user}@{login_node.host}:{login_node.port}"
+    yield site
+    site.clean()
+    site.backend.close()
+
+
+@pytest.fixture(params=["local", "fake", "ssh", "slurm_site", "slurm_ssh"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)

@@ -20,12 +20,20 @@ class SlurmSite(LocalSite):
     """Jobs are real; their processes are on this host, as its nodes are."""
 
     slurm: PrivateSlurm
+    options: dict[str, object]  #: settings of the site
 
     @classmethod
-    def of(cls, slurm: PrivateSlurm, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Self:
+    def of(
+        cls,
+        slurm: PrivateSlurm,
+        scratch: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        **options: object,
+    ) -> Self:
         """A site whose working directory is there."""
         for name, value in slurm.environ.items():
             monkeypatch.setenv(name, value)
+        cls.options = options
         site = cls(scratch)
         site.slurm = slurm
         site.backend.prepare(site.workdir)
@@ -33,7 +41,10 @@ class SlurmSite(LocalSite):
 
     def another(self, **options: object) -> SlurmBackend:  # type: ignore[override]
         return SlurmBackend(
-            name="slurm", scratch=str(self.scratch), options=options, bells=str(self.bells)
+            name="slurm",
+            scratch=str(self.scratch),
+            options=self.options | options,
+            bells=str(self.bells),
         )
 
     def spec(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services.sshd import PrivateSshd
 from wlm_tasks.compute.shell import LocalShell, Shell
+from wlm_tasks.compute.ssh.address import address_of
+from wlm_tasks.compute.ssh.shell import SshShell
 from wlm_tasks.errors import BackendUnavailableError
 
 ODD = [
@@ -27,10 +31,16 @@ ODD = [
 ]
 
 
-@pytest.fixture(params=["local"])
-def shell(request: pytest.FixtureRequest) -> Shell:
+@pytest.fixture(params=["local", "ssh"])
+def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
     """Each kind of shell in turn."""
-    return LocalShell()
+    if request.param == "local":
+        yield LocalShell()
+        return
+    server: PrivateSshd = request.getfixturevalue("sshd")
+    shell = SshShell(address_of("test", server.options))
+    yield shell
+    shell.close()
 
 
 def test_arguments_arrive_as_they_are(shell: Shell) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -34,10 +35,18 @@ from wlm_tasks.compute.slurm.listing import (
 )
 from wlm_tasks.compute.slurm.options import options
 from wlm_tasks.compute.slurm.states import ENDED
-from wlm_tasks.errors import BackendUnavailableError, JobCancelledError, JobUndecidedError
+from wlm_tasks.compute.ssh.address import address_of
+from wlm_tasks.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    JobCancelledError,
+    JobUndecidedError,
+)
 
 #: what is needed on the host beside bash and coreutils
 _TOOLS: Final = ("flock", "sbatch", "squeue", "scancel", "scontrol")
+#: for the scripts
+_ENDED: Final = f"|{'|'.join(ENDED)}|"
 #: of so few jobs the files are read too, and not only Slurm's list: somebody waits for their end
 _FEW: Final = 16
 #: seconds for a script beyond what it is told to wait: a silent controller takes 18 s a command
@@ -60,11 +69,15 @@ class SlurmBackend(ComputeBackend):
         bells: str | None = None,
         shell: Shell | None = None,
     ) -> None:
+        """With the setting ``host``, Slurm's commands are there, else here; `shell` is for tests."""
         self.name = name
         self._settings = options
-        self._shell = shell or LocalShell()
+        here = not options.get("host")
+        self._shell, self._url = _here() if here else _there(name, options)
+        self._shell = shell or self._shell
         self._files = SiteFiles(self._shell, scratch)
-        self._bells = bells
+        # of another host nobody here would hear them
+        self._bells = bells if here else None
 
     def prepare(self, workdir: str) -> None:
         """Make the experiment's directory, check that it takes files and hard links."""
@@ -81,7 +94,7 @@ class SlurmBackend(ComputeBackend):
         check_token(ref.token)
         text = render(spec, bells=self._bells)
         word = secrets.token_hex(8)
-        arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, text]
+        arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, text, _ENDED]
         ran = self._run(
             scripts.SUBMIT, [*arguments, *options(spec, self._settings)], about=ref.workdir
         )
@@ -123,7 +136,7 @@ class SlurmBackend(ComputeBackend):
     def find(self, ref: JobRef) -> str | None:
         """Return the id from the files, else by the name from Slurm."""
         check_token(ref.token)
-        ran = self._run(scripts.FIND, [ref.attempt_dir, ref.token], about=ref.attempt_dir)
+        ran = self._run(scripts.FIND, [ref.attempt_dir, ref.token, _ENDED], about=ref.attempt_dir)
         answer, _, detail = _last_line(ran).partition(" ")
         if answer == "failed":
             raise words.asking(detail, _said(ran))
@@ -138,9 +151,8 @@ class SlurmBackend(ComputeBackend):
         check_token(ref.token)
         signal = stop_signal(ref.stop_signal).name.removeprefix("SIG")
         grace, wait = math.ceil(ref.stop_grace_s), max(1, math.floor(wait_s))
-        ended = f"|{'|'.join(ENDED)}|"
         arguments = [ref.workdir, self._files.scratch, ref.token, signal, str(grace), str(wait)]
-        ran = self._run(scripts.CANCEL, [*arguments, ended], about=ref.attempt_dir, wait_s=wait_s)
+        ran = self._run(scripts.CANCEL, [*arguments, _ENDED], about=ref.attempt_dir, wait_s=wait_s)
         answer = _last_line(ran)
         if answer in {"over", "lives"}:
             return answer == "over"
@@ -151,8 +163,8 @@ class SlurmBackend(ComputeBackend):
         return self._files.tail(ref, stream, lines)
 
     def url(self, path: str) -> str:
-        """Return the path as a ``file://`` URL."""
-        return f"file://{quote(path)}"
+        """Return the path as a ``file://`` URL, or ``sftp://`` to the site's host."""
+        return self._url(path)
 
     def close(self) -> None:
         """Give back the connection."""
@@ -230,6 +242,22 @@ class SlurmBackend(ComputeBackend):
                 f"{ref.attempt_dir}/lock: held by another submit or cancel for 30 s"
             )
         return BackendUnavailableError(f"the site's answer has no end: {answer[:100]!r}")
+
+
+def _here() -> tuple[Shell, Callable[[str], str]]:
+    return LocalShell(), lambda path: f"file://{quote(os.fsencode(path))}"
+
+
+def _there(name: str, options: Mapping[str, object]) -> tuple[Shell, Callable[[str], str]]:
+    try:
+        # an extra that is not installed everywhere
+        from wlm_tasks.compute.ssh.shell import SshShell  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"sites.{name}.host: needs the package asyncssh: pip install 'wlm-tasks[ssh]'"
+        ) from error
+    address = address_of(name, options)
+    return SshShell(address), address.url
 
 
 def _is_open(row: Row | None) -> bool:

@@ -99,6 +99,9 @@ def _ending(row: Row, traces: Traces) -> JobStatus:
     assert traces.markers.exit is not None
     if traces.markers.exit.reason != "signal" or status.state is JobState.CANCELLED:
         return status
+    if state_of(row.state) is JobState.PENDING:
+        again = "; Slurm has put it back into its queue, it will not be run again"
+        return replace(status, reason=f"{status.reason}{again}")
     # it was killed, and why Slurm says only when it has cleaned up
     return JobStatus(
         state=JobState.RUNNING, started_at=status.started_at, reason=meanwhile("COMPLETING")

@@ -37,6 +37,19 @@ job_of_claim() {  # `claimed` is the claim's text
   [[ $claimed =~ \"job\":\"([0-9]+)\" ]] && job=${BASH_REMATCH[1]}
 }
 read_line() { line=; [ ! -f "$1" ] || IFS= read -r line < "$1" || :; }
+known_id() {  # the job of this name that lives, else the newest: what Slurm refused it lists, too
+  local number state
+  found=$(asked squeue -h -a -t all -u "$EUID" --name="$token" -o '%A %T') || answer failed squeue
+  id=
+  while read -r number state; do
+    [[ $number =~ ^[0-9]+$ ]] || continue
+    if [[ $ended != *"|$state|"* ]]; then
+      id=$number
+      return
+    fi
+    ((number > ${id:-0})) && id=$number
+  done <<< "$found"
+}
 settle() {  # seconds in which what was sent before an answer is sure to have been dealt with
   local text
   text=$(asked scontrol show config) || return
@@ -68,16 +81,16 @@ take_claim() {  # so that nothing ever runs: as the guard does it, with a pid th
 }
 """
 
-#: arguments: WORKDIR SCRATCH TOKEN WORD PAYLOAD JOB OPTION...
+#: arguments: WORKDIR SCRATCH TOKEN WORD PAYLOAD JOB ENDED OPTION...; ENDED is "|A|B|"
 SUBMIT: Final = (
     _COMMON
     + r"""
-token=$3 word=$4 payload=$5 script=$6
+token=$3 word=$4 payload=$5 script=$6 ended=$7
 cd -P -- "$2" && root=$PWD && cd -P -- "$1" || exit 1
 [[ $PWD == "${root%/}"/?* ]] || exit 65
 [ -d ".wlm/$token" ] || mkdir -p -m 700 -- ".wlm/$token" || exit
 cd -- ".wlm/$token" || exit
-shift 6
+shift 7
 lock
 : point locked
 [ ! -e cancelled ] || answer cancelled
@@ -90,8 +103,7 @@ job_of_claim
 [[ ! $claimed =~ \"pid\":\ ?0, ]] || answer over
 if [ -e intent ]; then
   # an earlier call died, or lost its answer, after this: look, and do nothing else
-  found=$(asked squeue -h -a -t all -u "$EUID" --name="$token" -o %A) || answer failed squeue
-  id=$(sort -n <<< "$found" | head -n 1)
+  known_id
   : point looked
   read_line started  # after the list: who has left the list has claimed
   claimed=$line
@@ -99,7 +111,7 @@ if [ -e intent ]; then
   id=${job:-$id}
   if [ -z "$id" ]; then
     if found=$(asked sacct -nXP -S now-30days -u "$EUID" --name="$token" -o JobIDRaw 2>&1); then
-      id=$(sort -n <<< "$found" | head -n 1)
+      id=$(sort -n <<< "$found" | tail -n 1)
     elif [[ $found != *"accounting storage is disabled"* ]]; then
       printf '%s\n' "$found" >&2
       answer failed sacct
@@ -191,10 +203,11 @@ answer buried
 """
 )
 
-#: arguments: ATTEMPT TOKEN
+#: arguments: ATTEMPT TOKEN ENDED
 FIND: Final = (
     _COMMON
     + r"""
+token=$2 ended=$3
 cd -- "$1" 2> /dev/null || answer none
 read_line started
 claimed=$line
@@ -203,14 +216,13 @@ job_of_claim
 [[ ! $claimed =~ \"pid\":\ ?0, ]] || answer none
 read_line jobid
 [[ ! $line =~ ^[0-9]+$ ]] || answer known "$line"
-found=$(asked squeue -h -a -t all -u "$EUID" --name="$2" -o %A) || answer failed squeue
-id=$(sort -n <<< "$found" | head -n 1)
-[[ $id =~ ^[0-9]+$ ]] && answer known "$id"
+known_id
+[ -z "$id" ] || answer known "$id"
 answer none
 """
 )
 
-#: arguments: WORKDIR SCRATCH TOKEN SIGNAL GRACE WAIT ENDED, the last as "|A|B|"
+#: arguments: WORKDIR SCRATCH TOKEN SIGNAL GRACE WAIT ENDED
 CANCEL: Final = (
     _COMMON
     + r"""
