@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +13,7 @@ from unit.compute.sites import LocalSite
 from services.guardian import MARKER
 from services.slurm import PrivateSlurm
 from wlm_tasks.compute.base import JobSpec
+from wlm_tasks.compute.shell import RUN_TIMEOUT_S, LocalShell, Ran, Shell
 from wlm_tasks.compute.slurm.backend import SlurmBackend
 
 
@@ -39,12 +40,13 @@ class SlurmSite(LocalSite):
         site.backend.prepare(site.workdir)
         return site
 
-    def another(self, **options: object) -> SlurmBackend:  # type: ignore[override]
+    def another(self, *, shell: Shell | None = None, **options: object) -> SlurmBackend:
         return SlurmBackend(
             name="slurm",
             scratch=str(self.scratch),
             options=self.options | options,
             bells=str(self.bells),
+            shell=shell,
         )
 
     def spec(
@@ -65,3 +67,23 @@ class SlurmSite(LocalSite):
             if self.slurm.answers():
                 self.slurm.command("scancel", f"--name={ref.token}")
         super().clean()
+
+
+class BrokenShell(LocalShell):
+    """A shell whose script, or whose caller as well, is killed at a point of the script."""
+
+    def __init__(self, point: str, *, caller_too: bool = False) -> None:
+        self.point = point
+        self._kill = "kill -9 $PPID $$" if caller_too else "kill -9 $$"
+
+    def run(
+        self,
+        script: str,
+        arguments: Sequence[str] = (),
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = RUN_TIMEOUT_S,
+    ) -> Ran:
+        assert f": point {self.point}\n" in script
+        broken = script.replace(f": point {self.point}\n", f"{self._kill}\n")
+        return super().run(broken, arguments, stdin=stdin, timeout_s=timeout_s)

@@ -120,8 +120,8 @@ def test_every_end_is_an_end() -> None:
 
 
 def test_a_state_of_tomorrow_is_unknown_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    assert state_of("TELEPORTED") is JobState.UNKNOWN
-    assert "TELEPORTED" in caplog.text
+    assert state_of("BEAMED") is JobState.UNKNOWN
+    assert "BEAMED" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -15,25 +15,17 @@ from wlm_tasks.compute.base import (
     ComputeBackend,
     JobRef,
     JobSpec,
-    JobState,
     JobStatus,
     Submitted,
 )
 from wlm_tasks.compute.job_script import render, stop_signal
-from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure, parse
+from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
 from wlm_tasks.compute.shell import LocalShell, Ran, Shell
 from wlm_tasks.compute.slurm import scripts, words
 from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
-from wlm_tasks.compute.slurm.listing import (
-    SACCT,
-    Row,
-    by_name,
-    choose,
-    parse_sacct,
-    parse_squeue,
-    squeue_format,
-)
+from wlm_tasks.compute.slurm.listing import Row, by_name, choose, parse_squeue, squeue_format
 from wlm_tasks.compute.slurm.options import options
+from wlm_tasks.compute.slurm.second_look import Listed, SecondLook
 from wlm_tasks.compute.slurm.states import ENDED
 from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.errors import (
@@ -69,7 +61,7 @@ class SlurmBackend(ComputeBackend):
         bells: str | None = None,
         shell: Shell | None = None,
     ) -> None:
-        """With the setting ``host``, Slurm's commands are there, else here; `shell` is for tests."""
+        """With the setting ``host`` Slurm's commands are there, else here; tests give a shell."""
         self.name = name
         self._settings = options
         here = not options.get("host")
@@ -123,7 +115,7 @@ class SlurmBackend(ComputeBackend):
             return {}
         rows = by_name(self._list())
         result: dict[str, JobStatus] = {}
-        unsettled: list[tuple[JobRef, Row | None]] = []
+        unsettled: list[Listed] = []
         for ref in refs:
             row = choose(rows.get(ref.token, ()), ref.native_id)
             status = live(row) if row is not None else None
@@ -179,7 +171,7 @@ class SlurmBackend(ComputeBackend):
             raise words.asking("squeue", _said(ran))
         return parse_squeue(ran.out.decode(errors="replace"), mark)
 
-    def _look_closer(self, unsettled: Sequence[tuple[JobRef, Row | None]]) -> dict[str, JobStatus]:
+    def _look_closer(self, unsettled: Sequence[Listed]) -> dict[str, JobStatus]:
         """Judge by files and accounting, in one script for all."""
         if not unsettled:
             return {}
@@ -193,36 +185,12 @@ class SlurmBackend(ComputeBackend):
             result[ref.token] = judge(ref, row, traces)
         return result
 
-    def _traces(self, jobs: Sequence[tuple[JobRef, Row | None]]) -> dict[str, Traces]:
-        # those first of which nothing but a missing exit record would be known
-        jobs = sorted(jobs, key=lambda job: not _is_open(job[1]))
-        tokens = [ref.token for ref, _ in jobs]
-        missing = [ref.token for ref, row in jobs if _is_open(row)]
-        mark = secrets.token_hex(8)
-        arguments = [self._files.scratch, mark, str(len(missing)), SACCT, ",".join(missing)]
+    def _traces(self, jobs: Sequence[Listed]) -> dict[str, Traces]:
+        look = SecondLook.at(jobs)
         ran = self._run(
-            scripts.TRACES,
-            [*arguments, *(ref.attempt_dir for ref, _ in jobs)],
-            about=self._files.scratch,
+            scripts.TRACES, look.arguments(self._files.scratch), about=self._files.scratch
         )
-        seen = parse(ran.out, tokens)
-        lines = ran.out.decode(errors="replace").splitlines()
-        said = dict(line.partition(" ")[::2] for line in lines)
-        accounts = by_name(
-            parse_sacct((line[8:] for line in lines if line.startswith("account ")), mark)
-        )
-        result = {}
-        for token in tokens:
-            more = dict(line.partition(" ")[::2] for line in seen.more[token])
-            result[token] = Traces(
-                markers=seen.of[token],
-                place=seen.place,
-                job=more.get("job"),
-                missing_s=int(more["missing"]) if "missing" in more else None,
-                settle_s=int(said.get("settle", "15")),
-                accounts=None if "silent" in said else accounts.get(token, ()),
-            )
-        return result
+        return look.parse(ran.out)
 
     def _run(
         self, script: str, arguments: Sequence[str], *, about: str, wait_s: float = 0.0
@@ -258,11 +226,6 @@ def _there(name: str, options: Mapping[str, object]) -> tuple[Shell, Callable[[s
         ) from error
     address = address_of(name, options)
     return SshShell(address), address.url
-
-
-def _is_open(row: Row | None) -> bool:
-    """Whether Slurm does not list a job, or says no more than that it ended by itself."""
-    return row is None or row.state == "COMPLETED"
 
 
 def _said(ran: Ran) -> str:

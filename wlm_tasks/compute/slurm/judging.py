@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wlm_tasks.compute import evidence
-from wlm_tasks.compute.attempt import Claim, Where
+from wlm_tasks.compute.attempt import Claim, ExitRecord, Where
 from wlm_tasks.compute.base import JobRef, JobState, JobStatus
 from wlm_tasks.compute.processes import Place
 from wlm_tasks.compute.remote import Markers
@@ -57,24 +57,17 @@ def live(row: Row) -> JobStatus | None:
 def judge(ref: JobRef, row: Row | None, traces: Traces) -> JobStatus:
     """Return the state of a job after a second look."""
     marks = traces.markers
-    if marks.exit is not None and row is not None and row.state not in ENDED:
-        return _ending(row, traces)
-    if row is None and traces.accounts:
-        row = choose(traces.accounts, traces.job, ref.native_id)
+    accounted = choose(traces.accounts, traces.job, ref.native_id) if traces.accounts else None
     if marks.exit is not None:
-        return _with_record(row, traces)
+        return _with_record(marks.exit, row or accounted, traces, listed=row is not None)
     if marks.trouble:
         return JobStatus(state=JobState.UNKNOWN, reason=marks.trouble)
     claim = marks.claim(traces.place)
     if claim is not None and claim.seen_from(traces.place) is Where.NOWHERE:
         return _never_ran(claim, cancelled=marks.cancelled)
     if row is not None and (status := live(row)) is not None:
-        if traces.missing_s is None:
-            return status
-        return JobStatus(state=JobState.UNKNOWN, reason=f"only accounting says {row.state}")
-    if row is not None and row.state != "COMPLETED":
-        return _by_slurm(row)
-    return _without_evidence(row, claim, traces)
+        return status
+    return _ended(row or accounted, claim, traces)
 
 
 def is_forgotten(ref: JobRef, row: Row | None, traces: Traces) -> bool:
@@ -93,24 +86,8 @@ def is_forgotten(ref: JobRef, row: Row | None, traces: Traces) -> bool:
     )
 
 
-def _ending(row: Row, traces: Traces) -> JobStatus:
-    """The record is there and Slurm still lists the job."""
-    status = _with_record(None, traces)
-    assert traces.markers.exit is not None
-    if traces.markers.exit.reason != "signal" or status.state is JobState.CANCELLED:
-        return status
-    if state_of(row.state) is JobState.PENDING:
-        again = "; Slurm has put it back into its queue, it will not be run again"
-        return replace(status, reason=f"{status.reason}{again}")
-    # it was killed, and why Slurm says only when it has cleaned up
-    return JobStatus(
-        state=JobState.RUNNING, started_at=status.started_at, reason=meanwhile("COMPLETING")
-    )
-
-
-def _with_record(row: Row | None, traces: Traces) -> JobStatus:
-    record = traces.markers.exit
-    assert record is not None
+def _with_record(record: ExitRecord, row: Row | None, traces: Traces, *, listed: bool) -> JobStatus:
+    """Return the state of a job that left a record; that it was killed Slurm can explain."""
     status = evidence.ended(record, cancelled=traces.markers.cancelled)
     if record.reason != "signal" or status.state is JobState.CANCELLED or row is None:
         return status
@@ -118,7 +95,14 @@ def _with_record(row: Row | None, traces: Traces) -> JobStatus:
         return replace(status, reason=end_of(row.state, row.reason))
     if row.state == "CANCELLED":
         return replace(status, state=JobState.CANCELLED, reason=end_of(row.state, row.reason))
-    return status
+    if row.state in ENDED or not listed:
+        return status
+    if state_of(row.state) is JobState.PENDING:
+        again = "; Slurm has put it back into its queue, it will not be run again"
+        return replace(status, reason=f"{status.reason}{again}")
+    # why it was killed Slurm says only when it has cleaned up
+    reason = meanwhile("COMPLETING")
+    return JobStatus(state=JobState.RUNNING, started_at=record.start, reason=reason)
 
 
 def _never_ran(claim: Claim, *, cancelled: bool) -> JobStatus:
@@ -131,33 +115,27 @@ def _never_ran(claim: Claim, *, cancelled: bool) -> JobStatus:
     )
 
 
-def _by_slurm(row: Row) -> JobStatus:
-    return JobStatus(
-        state=state_of(row.state),
-        started_at=row.starts_at,
-        ended_at=row.ends_at,
-        reason=end_of(row.state, row.reason),
-    )
-
-
-def _without_evidence(row: Row | None, claim: Claim | None, traces: Traces) -> JobStatus:
-    if traces.missing_s is None and row is None:
-        return JobStatus(state=JobState.UNKNOWN, reason="never submitted, as far as is known")
-    if traces.accounts is None:
+def _ended(row: Row | None, claim: Claim | None, traces: Traces) -> JobStatus:
+    """Return the state of a job that Slurm does not list as live and that left no record."""
+    if row is not None and row.state not in ENDED:
+        return JobStatus(state=JobState.UNKNOWN, reason=f"only accounting says {row.state}")
+    if row is not None and row.state != "COMPLETED":
         return JobStatus(
-            state=JobState.UNKNOWN,
-            reason="Slurm does not list it any more, and its accounting does not answer",
+            state=state_of(row.state),
+            started_at=row.starts_at,
+            ended_at=row.ends_at,
+            reason=end_of(row.state, row.reason),
         )
-    waited = traces.missing_s or 0
-    if claim is not None and waited > _PATIENCE * traces.settle_s:
-        says = f"Slurm says {row.state}" if row else "Slurm does not know it any more"
+    if traces.accounts is None:
+        silent = "Slurm does not list it any more, and its accounting does not answer"
+        return JobStatus(state=JobState.UNKNOWN, reason=silent)
+    if row is None and traces.missing_s is None:
+        return JobStatus(state=JobState.UNKNOWN, reason="never submitted, as far as is known")
+    says = f"Slurm says {row.state}" if row else "Slurm does not list it any more"
+    if claim is not None and (traces.missing_s or 0) > _PATIENCE * traces.settle_s:
         return JobStatus(
             state=JobState.LOST,
             started_at=claim.epoch or None,
             reason=f"{says}, and it left no exit record",
         )
-    if row is not None:
-        reason = f"Slurm says {row.state}, its exit record is not to be seen yet"
-    else:
-        reason = "Slurm does not list it; it is looked for again"
-    return JobStatus(state=JobState.UNKNOWN, reason=reason)
+    return JobStatus(state=JobState.UNKNOWN, reason=f"{says}; its exit record is looked for")
