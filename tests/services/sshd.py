@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -113,22 +115,18 @@ class PrivateSshd:
 
     def restart(self) -> None:
         """End it with all its connections and start it again."""
-        self.cut()
-        self.process.stop()
+        self.stop()
         self.start()
 
     def stop(self) -> None:
         """End it with all its connections; nobody listens then."""
+        connected = self.connections()
         self.process.stop()
-        self.cut()
+        _kill(connected)
 
     def cut(self) -> None:
         """End all connections as a broken network would; what was started by them goes on."""
-        for pid in self.connections():
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
+        _kill(self.connections())
 
     def connections(self) -> list[int]:
         """Pids of the server's processes, one for each connection."""
@@ -184,3 +182,9 @@ class PrivateSshd:
                 return probe.recv(4) == b"SSH-"
         except OSError:
             return False
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -30,6 +30,8 @@ TOOLS: Final = ("flock", "setsid")
 #: exit codes of the scripts
 _OUTSIDE: Final = 65
 _MISSING: Final = 66
+_REFUSED: Final = 67
+_UNDECIDED: Final = 75
 #: what C libraries say of faults that a file system or an operator mends
 _PASSING: Final = re.compile(
     "No space left on device|Disk quota exceeded|Input/output error|Stale (NFS )?file handle"
@@ -242,20 +244,26 @@ class SiteFiles:
 def failure(ran: Ran, place: str) -> StepError:
     """Return the error of a script that failed: a lasting fault is `JobRejectedError`.
 
-    What is not known for lasting may pass: `BackendUnavailableError`. The words are the site's
+    What is not known for lasting may pass: `BackendUnavailableError`. A script that exits with 66
+    or 75 says that it does (something is not there, is not known yet), with 67 that it does not.
+    The words are the site's
     own, the last line of them; `place` is put in front unless they name it.
     """
     said = ran.said.splitlines()
-    told = next((line for line in reversed(said) if _PASSING.search(line)), None)
-    kind: type[StepError] = BackendUnavailableError
-    if told is None:
-        told = next((line for line in reversed(said) if _LASTING.search(line)), None)
-        if told is not None and ran.code != _MISSING:
+    kind: type[StepError] = JobRejectedError if ran.code == _REFUSED else BackendUnavailableError
+    told: str | None = None
+    if ran.code not in {_MISSING, _REFUSED, _UNDECIDED}:
+        told = _last(said, _PASSING)
+        if told is None and (told := _last(said, _LASTING)):
             kind = JobRejectedError
     told = told or (said[-1] if said else f"a script ended with code {ran.code}")
     # what the shell and the tools put in front of a path helps nobody
     told = re.sub(r"^(wlm|bash): (line \d+: )?", "", told)[:500]
     return kind(told if place in told else f"{place}: {told}")
+
+
+def _last(lines: Sequence[str], words: re.Pattern[str]) -> str | None:
+    return next((line for line in reversed(lines) if words.search(line)), None)
 
 
 def parse(out: bytes, tokens: Sequence[str]) -> Seen:

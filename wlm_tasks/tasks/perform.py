@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
@@ -13,13 +14,13 @@ from wlm_tasks.model.experiment import Experiment, Transfer
 from wlm_tasks.model.script import payload_script
 from wlm_tasks.model.states import JobRecord
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.jobs import Held, Intent
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.tasks.moving import Mover, mover
 from wlm_tasks.tasks.patience import patiently
 
 #: Seconds between two saves of a transfer's progress.
@@ -86,22 +87,19 @@ def setup(work: Work) -> Outcome:
 
 def stage_in(work: Work) -> Outcome:
     """Bring every input to the experiment's directory."""
-
-    def fetch(transfer: Transfer, control: TransferControl) -> bool:
-        storage = storage_backend(transfer.src)
-        return storage.get(transfer.src, work.workdir, transfer.dest, control).complete
-
-    return _transfer_all(work, work.experiment.inputs, fetch)
+    with _mover(work) as mover:
+        return _transfer_all(work, work.experiment.inputs, mover.bring)
 
 
 def stage_out(work: Work) -> Outcome:
     """Bring every output to where its owner wants it."""
+    with _mover(work) as mover:
+        return _transfer_all(work, work.experiment.outputs, mover.take)
 
-    def store(transfer: Transfer, control: TransferControl) -> bool:
-        storage = storage_backend(transfer.dest)
-        return storage.put(work.workdir, transfer.src, transfer.dest, control).complete
 
-    return _transfer_all(work, work.experiment.outputs, store)
+def _mover(work: Work) -> AbstractContextManager[Mover]:
+    files, spool = work.site.backend.files, work.runtime.settings.data_dir / "spool"
+    return mover(files, work.workdir, spool / work.claim.experiment_id)
 
 
 def _transfer_all(

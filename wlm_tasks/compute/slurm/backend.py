@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -16,11 +16,13 @@ from wlm_tasks.compute.base import (
     JobRef,
     JobSpec,
     JobStatus,
+    SiteStore,
     Submitted,
 )
 from wlm_tasks.compute.job_script import render, stop_signal
+from wlm_tasks.compute.reaching import reach
 from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
-from wlm_tasks.compute.shell import LocalShell, Ran, Shell
+from wlm_tasks.compute.shell import Ran, Shell
 from wlm_tasks.compute.slurm import scripts, words
 from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
 from wlm_tasks.compute.slurm.listing import Row, by_name, choose, parse_squeue, squeue_format
@@ -30,7 +32,6 @@ from wlm_tasks.compute.slurm.states import ENDED
 from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.errors import (
     BackendUnavailableError,
-    ConfigError,
     JobCancelledError,
     JobUndecidedError,
 )
@@ -64,12 +65,13 @@ class SlurmBackend(ComputeBackend):
         """With the setting ``host`` Slurm's commands are there, else here; tests give a shell."""
         self.name = name
         self._settings = options
-        here = not options.get("host")
-        self._shell, self._url = _here() if here else _there(name, options)
-        self._shell = shell or self._shell
+        reached = reach(name, scratch, options)
+        self._shell = shell or reached.shell
         self._files = SiteFiles(self._shell, scratch)
+        self._store = reached.store
+        self._address = address_of(name, options) if options.get("host") else None
         # of another host nobody here would hear them
-        self._bells = bells if here else None
+        self._bells = None if self._address else bells
 
     def prepare(self, workdir: str) -> None:
         """Make the experiment's directory, check that it takes files and hard links."""
@@ -156,7 +158,14 @@ class SlurmBackend(ComputeBackend):
 
     def url(self, path: str) -> str:
         """Return the path as a ``file://`` URL, or ``sftp://`` to the site's host."""
-        return self._url(path)
+        if self._address is None:
+            return f"file://{quote(os.fsencode(path))}"
+        return self._address.url(path)
+
+    @property
+    def files(self) -> SiteStore | None:
+        """Files go to the site's host over SFTP, if it has one."""
+        return self._store
 
     def close(self) -> None:
         """Give back the connection."""
@@ -210,22 +219,6 @@ class SlurmBackend(ComputeBackend):
                 f"{ref.attempt_dir}/lock: held by another submit or cancel for 30 s"
             )
         return BackendUnavailableError(f"the site's answer has no end: {answer[:100]!r}")
-
-
-def _here() -> tuple[Shell, Callable[[str], str]]:
-    return LocalShell(), lambda path: f"file://{quote(os.fsencode(path))}"
-
-
-def _there(name: str, options: Mapping[str, object]) -> tuple[Shell, Callable[[str], str]]:
-    try:
-        # an extra that is not installed everywhere
-        from wlm_tasks.compute.ssh.shell import SshShell  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(
-            f"sites.{name}.host: needs the package asyncssh: pip install 'wlm-tasks[ssh]'"
-        ) from error
-    address = address_of(name, options)
-    return SshShell(address), address.url
 
 
 def _said(ran: Ran) -> str:

@@ -17,11 +17,11 @@ from wlm_tasks.compute.base import (
 )
 from wlm_tasks.compute.job_script import render, stop_signal
 from wlm_tasks.compute.remote import SiteFiles, parse
-from wlm_tasks.compute.shell import Shell
 from wlm_tasks.compute.ssh import scripts
 from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.compute.ssh.judging import judge, out_of_sight
 from wlm_tasks.compute.ssh.shell import SshShell
+from wlm_tasks.compute.ssh.store import SshStore
 from wlm_tasks.errors import BackendUnavailableError, JobCancelledError, JobRejectedError
 
 #: longest waits for another submitter, and for a started job to make its claim, in seconds
@@ -48,7 +48,7 @@ class SshBackend(ComputeBackend):
     ) -> None:
         self.name = name
         self._address = address_of(name, options)
-        self._shell: Shell = SshShell(self._address)
+        self._shell = SshShell(self._address)
         self._files = SiteFiles(self._shell, scratch)
 
     def prepare(self, workdir: str) -> None:
@@ -145,6 +145,11 @@ class SshBackend(ComputeBackend):
     def url(self, path: str) -> str:
         """Return the path as an ``sftp://`` URL."""
         return self._address.url(path)
+
+    @property
+    def files(self) -> SshStore:
+        """Files go there and back over SFTP."""
+        return SshStore(self._shell, self._files)
 
     def close(self) -> None:
         """End the connection. Using the backend afterwards opens one again."""

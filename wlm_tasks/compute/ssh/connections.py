@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any, Final, TypeVar
 import asyncssh
 
 from wlm_tasks.compute.ssh.address import Address
-from wlm_tasks.compute.ssh.faults import FOREIGN, translated
-from wlm_tasks.errors import SiteAuthError, SiteOverloadedError
+from wlm_tasks.compute.ssh.faults import FOREIGN, LOGGING_IN, translated
+from wlm_tasks.errors import SiteAuthError, SiteOverloadedError, WlmError
 
 #: most channels at a time on one connection: OpenSSH's MaxSessions is 10 unless it is set
 CHANNELS: Final = 8
@@ -57,6 +58,7 @@ class Line:
         self._via = via
         self._channels = asyncio.Semaphore(CHANNELS)
         self._opening: asyncio.Task[asyncssh.SSHClientConnection] | None = None
+        self._users: Counter[asyncssh.SSHClientConnection] = Counter()
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[asyncssh.SSHClientConnection]:
@@ -68,9 +70,33 @@ class Line:
                 f"{self.address}: no free channel within {_CHANNEL_WAIT_S:g} s"
             ) from error
         try:
-            yield await self.connection()
+            connection = await self.connection()
+            self._users[connection] += 1
+            try:
+                yield connection
+            finally:
+                self._users -= Counter([connection])
+                self._close_if_idle(connection)
         finally:
             self._channels.release()
+
+    def retire(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Let others use a new connection from now on.
+
+        A command that was given up holds a session at the server as long as it lives, and these
+        are counted.
+        """
+        if connection is self._current():
+            self._opening = None
+
+    def _current(self) -> asyncssh.SSHClientConnection | None:
+        task = self._opening
+        return None if task is None or not task.done() or task.exception() else task.result()
+
+    def _close_if_idle(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Close a connection that was retired once nobody uses it."""
+        if connection is not self._current() and not self._users[connection]:
+            connection.close()
 
     async def connection(self) -> asyncssh.SSHClientConnection:
         """Return the connection, made anew if there is none or it broke."""
@@ -78,7 +104,7 @@ class Line:
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(_look_at)
         assert self._opening is not None  # noqa: S101 - `_over` says so
-        with translated(self.address, "logging in"):
+        with translated(self.address, LOGGING_IN):
             # whoever gives up must not take it away from the others
             return await asyncio.shield(self._opening)
 
@@ -119,7 +145,7 @@ class Line:
         task, self._opening = self._opening, None
         if task is None:
             return
-        with suppress(*FOREIGN, asyncio.CancelledError):
+        with suppress(*FOREIGN, WlmError, asyncio.CancelledError):
             connection = await task
             connection.close()
             await asyncio.wait_for(connection.wait_closed(), 1.0)

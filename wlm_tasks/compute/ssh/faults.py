@@ -23,6 +23,7 @@ from wlm_tasks.errors import (
     WlmError,
 )
 
+LOGGING_IN: Final = "logging in"
 #: errors that `translate` knows; others are faults of ours
 FOREIGN: Final = (OSError, asyncssh.Error, TimeoutError, EOFError, ValueError)
 
@@ -86,7 +87,7 @@ def _no_agreement(error: Exception, address: Address, _doing: str) -> SiteTroubl
 
 
 def _channel(error: Exception, address: Address, doing: str) -> SiteTroubleError:
-    if isinstance(error, asyncssh.ChannelOpenError) and error.code in _NO_WAY:
+    if doing == LOGGING_IN:  # through a jump host
         return SiteUnreachableError(f"{address}: {doing}: {_words(error)}")
     return SiteOverloadedError(
         f"{address}: refuses another session on the connection ({_words(error)}): sshd's"
@@ -116,6 +117,10 @@ def _lost(error: Exception, address: Address, doing: str) -> SiteTroubleError:
     return SiteUnreachableError(f"{address}: {doing}: connection lost ({_words(error)})")
 
 
+def _sftp(error: Exception, address: Address, doing: str) -> BackendUnavailableError:
+    return BackendUnavailableError(f"{address}: {doing}: {_words(error)}")
+
+
 #: the way through a jump host failed, not the session
 _NO_WAY: Final = frozenset(
     {asyncssh.OPEN_CONNECT_FAILED, asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED}
@@ -128,6 +133,8 @@ _KINDS: Final[
     (asyncssh.PermissionDenied, _denied),
     (asyncssh.KeyExchangeFailed, _no_agreement),
     (asyncssh.ChannelOpenError, _channel),
+    (asyncssh.SFTPConnectionLost, _lost),
+    (asyncssh.SFTPError, _sftp),
     (asyncssh.DisconnectError, _lost),
     (socket.gaierror, _unresolved),
     (ConnectionRefusedError, _refused),

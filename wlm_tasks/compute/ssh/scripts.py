@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-#: exit code for what is not known yet: a lock is held, a job has not come up
-UNDECIDED: Final = 75
-
 _FUNCTIONS: Final = r"""
 locked() {  # ATTEMPT SECONDS: makes the directory and holds its lock as descriptor 63
   mkdir -p -- "$1" && exec 63<> "$1/lock" || exit 1

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import asyncssh
 
@@ -16,6 +16,9 @@ from wlm_tasks.compute.ssh.connections import Line, connections
 from wlm_tasks.compute.ssh.faults import FOREIGN, translated
 from wlm_tasks.errors import BackendUnavailableError, SiteTroubleError, SiteUnreachableError
 
+#: pauses before a session that was refused is asked for again, in seconds, each twice as long
+_FIRST_PAUSE_S: Final = 0.02
+_LAST_PAUSE_S: Final = 1.0
 _T = TypeVar("_T")
 
 
@@ -76,6 +79,9 @@ class SshShell(Shell):
             except ChannelGoneError:
                 connection.abort()
                 raise
+            except CommandGivenUpError:
+                line.retire(connection)
+                raise
 
     def close(self) -> None:
         """End the connection."""
@@ -92,7 +98,7 @@ class SshShell(Shell):
             async with asyncio.timeout(timeout_s):
                 out, err = await process.communicate(letter.stdin)
         except TimeoutError as error:
-            raise BackendUnavailableError(
+            raise CommandGivenUpError(
                 f"{self.address}: a command did not end within {timeout_s:g} s"
             ) from error
         finally:
@@ -116,6 +122,10 @@ class SshShell(Shell):
         return ran
 
 
+class CommandGivenUpError(BackendUnavailableError):
+    """A command did not end in time; it may go on."""
+
+
 class ChannelGoneError(Exception):
     """No channel could be opened because the connection is gone; its argument is the cause."""
 
@@ -127,12 +137,19 @@ async def open_channel(
 
     Nothing has been done by then: what a command is to do follows on the channel.
     """
-    try:
-        return await opening()
-    except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, OSError) as error:
-        if connection.is_closed() or not isinstance(error, asyncssh.ChannelOpenError):
-            raise ChannelGoneError(error) from error
-        raise
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await opening()
+        except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, OSError) as error:
+            refused = isinstance(error, asyncssh.ChannelOpenError)
+            if connection.is_closed() or not refused:
+                raise ChannelGoneError(error) from error
+            # sshd counts a session for a moment after its end
+            if pause > _LAST_PAUSE_S:
+                raise
+        await asyncio.sleep(pause)
+        pause *= 2
 
 
 def _code(process: asyncssh.SSHClientProcess[bytes]) -> int | None:
