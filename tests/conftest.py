@@ -9,6 +9,8 @@ Fixtures to ask for:
 ``make_rabbitmq(**settings)``, ``make_postgresql()``, ``make_sshd(**settings)``,
 ``make_aurora()``
     Servers of the test's own, to kill, to restart or to set up differently.
+``slurm``, ``make_slurm(nodes=..., settings=...)``
+    The run's private Slurm, and those of a test's own.
 ``spawn(argv, name=...)``
     A child process with a log file that certainly ends with the test.
 ``long_campaign``

@@ -21,7 +21,8 @@ SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
     "aurora": {"aurora", "make_aurora"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
-    "sshd": {"sshd", "make_sshd"},
+    "slurm": {"slurm", "make_slurm", "login_node"},
+    "sshd": {"sshd", "make_sshd", "login_node"},
 }
 
 

@@ -87,6 +87,7 @@ def test_another_backend_finds_a_job_by_its_token_alone(site: Site) -> None:
     bare = replace(spec.ref, native_id=None)
     site.wait_state(spec.ref, JobState.RUNNING)
     assert site.another().find(bare) == native_id
+    site.wait_state(spec.ref, JobState.RUNNING)
     assert site.another().status([bare])[bare.token].state is JobState.RUNNING
 
 
