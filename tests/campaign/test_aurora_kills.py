@@ -145,16 +145,15 @@ def test_a_scheduler_killed_that_forgets_everything(
     scheduler = make_aurora()
     world = AuroraWorld(tmp_path, scheduler)
     handles = world.add(5, jobs=100, pause_s=0.3)
-    kills = max(1, rounds // 2)
 
     def disturb() -> int:
-        for _ in range(kills):
+        for _ in range(rounds):
             handles.extend(world.add(3, jobs=100, pause_s=0.3))
             time.sleep(chance.uniform(0.2, 0.8))
             scheduler.process.kill9()
             scheduler.start()
             scheduler.set(execute=True)
-        return kills
+        return rounds
 
     result = world.finish("a scheduler killed, its memory lost", 0, handles, disturb)
     world.close()
