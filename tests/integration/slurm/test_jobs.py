@@ -113,7 +113,9 @@ def test_a_job_that_waits_says_why_and_until_when(site: SlurmSite) -> None:
 
 def test_foreign_jobs_with_odd_names_are_in_nobodys_way(site: SlurmSite) -> None:
     for name in ("a b", "a|b", "a\nb", "%A|x", " "):
-        site.slurm.command("sbatch", "-H", f"--job-name={name}", "--wrap=true")
+        site.slurm.command(
+            "sbatch", "-H", f"--job-name={name}", "--output=/dev/null", "--wrap=true"
+        )
     spec = asking(site, "sleep 30")
     native_id = site.backend.submit(spec).native_id
     site.wait_state(spec.ref, JobState.RUNNING)
