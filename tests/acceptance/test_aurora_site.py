@@ -59,6 +59,8 @@ def test_one_file_for_both_sites(settings: Settings, tmp_path: Path) -> None:
             run = schedule_experiment(Experiment.from_file(file), client=client).wait(60)
             assert run.status is ExperimentState.DONE
             assert (run.job.stdout(), run.job.stderr()) == ("heard\n", "trouble\n")
+    page = f"{settings.sites['mesos'].options['url']}/scheduler/{run.job.native_id}"
+    assert run.job.links() == {"aurora": page}
     here, there = (tmp_path / site / "out 1.txt" for site in ("here", "mesos"))
     assert there.read_text() == here.read_text()
     assert here.read_text() == 'two\none\n{{thermos.ports[x]}} $HOME "quoted"\n{{.State}}\n'
