@@ -59,12 +59,11 @@ MakeShell = Callable[[random.Random, float], BreakingShell]
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls a submission, and the one that comes after it."""
+    """What befalls a submission, and those that come after it."""
 
     name: str
-    first: MakeShell
-    again: MakeShell | None = None
-    certain: bool = True  #: whether it strikes each time, whatever its time
+    shells: Sequence[MakeShell]
+    certain: bool = True  #: whether each strikes every time, whatever its time
 
 
 def _die() -> None:
@@ -99,21 +98,19 @@ def _lose_answer() -> None:
     raise BackendUnavailableError("the answer was lost")
 
 
-def _either(*makers: MakeShell) -> MakeShell:
-    return lambda chance, whole_s: chance.choice(makers)(chance, whole_s)
-
-
 FAULTS: Final = (
-    Fault("caller, before the script", lambda *_: BreakingShell(before=_die)),
-    Fault("1 locked", _at("locked")),
-    Fault("2 written", _at("written")),
-    Fault("3 intended", _at("intended")),
-    Fault("4 submitted", _at("submitted")),
-    Fault("5 recorded", _at("recorded")),
-    Fault("caller, after the script", lambda *_: BreakingShell(after=_die)),
-    Fault("3 or 4, then looked", _either(_at("intended"), _at("submitted")), _at("looked")),
-    Fault("while sbatch runs", _in_sbatch("0"), certain=False),
-    Fault("the same, sbatch goes on", _in_sbatch("$$"), certain=False),
-    Fault("caller, the script goes on", _caller_at_any_time, certain=False),
-    Fault("the answer lost", lambda *_: BreakingShell(after=_lose_answer)),
+    Fault("caller, before the script", [lambda *_: BreakingShell(before=_die)]),
+    Fault("1 locked", [_at("locked")]),
+    Fault("2 written", [_at("written")]),
+    Fault("3 intended", [_at("intended")]),
+    Fault("4 submitted", [_at("submitted")]),
+    Fault("5 recorded", [_at("recorded")]),
+    Fault("caller, after the script", [lambda *_: BreakingShell(after=_die)]),
+    # whose job has claimed by then need not be looked for
+    Fault("3, then looked", [_at("intended"), _at("looked")]),
+    Fault("4, then looked", [_at("submitted"), _at("looked")], certain=False),
+    Fault("while sbatch runs", [_in_sbatch("0")], certain=False),
+    Fault("the same, sbatch goes on", [_in_sbatch("$$")], certain=False),
+    Fault("caller, the script goes on", [_caller_at_any_time], certain=False),
+    Fault("the answer lost", [lambda *_: BreakingShell(after=_lose_answer)]),
 )

@@ -7,9 +7,9 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -83,13 +83,11 @@ class SlurmWorld:
         hit, everything = 0, list[JobSpec]()
         while hit < count:
             specs = [self.site.spec("true") for _ in range(min(AT_ONCE, count - hit))]
-            met = self._victims(fault.first, specs)
-            assert met == len(specs) or not fault.certain, fault.name
+            for make in fault.shells:
+                met = self._victims(make, specs)
+                assert met == len(specs) or not fault.certain, fault.name
+                struck.faults += met
             hit += met
-            if fault.again is not None:
-                met += self._victims(fault.again, specs)
-                assert met == 2 * len(specs), fault.name
-            struck.faults += met
             everything += specs
             assert len(everything) <= 20 * count, f"{fault.name}: strikes nobody"
         struck.jobs += everything
@@ -137,7 +135,7 @@ class SlurmWorld:
         self.failed.pop(spec.ref.token, None)
         return True
 
-    def finish(self, struck: Sequence[Struck], timeout_s: float = 120.0) -> list[Result]:
+    def finish(self, struck: Sequence[Struck], timeout_s: float = 300.0) -> list[Result]:
         """Wait until all have ended, count, and print the table."""
         refs = [spec.ref for one in struck for spec in one.jobs]
         states: dict[str, JobStatus] = {}
@@ -149,25 +147,29 @@ class SlurmWorld:
                 return False
             return all(states[ref.token].state in ENDED for ref in refs)
 
-        try:
+        with suppress(TimeoutError):  # they are counted as stuck
             wait_for(ended, timeout_s, "the end of all jobs", 0.3)
-        except TimeoutError:
-            for ref in refs:
-                print(ref.token, states.get(ref.token), self.failed.get(ref.token))  # noqa: T201
-        results = self._count(struck, {token: one.state for token, one in states.items()})
+        results = self._count(struck, states)
         for result in results:
             print(result.line())  # noqa: T201 - the campaign's result
         return results
 
-    def _count(self, struck: Sequence[Struck], states: dict[str, JobState]) -> list[Result]:
+    def _count(self, struck: Sequence[Struck], states: dict[str, JobStatus]) -> list[Result]:
         runs = Counter(self.site.ledger.read_text().split())
         jobs = Counter(self.site.slurm.command("squeue", "-h", "-t", "all", "-o", "%j").split())
         results = []
         for one in struck:
             tokens = [spec.ref.token for spec in one.jobs]
-            stuck = [token for token in tokens if states.get(token) not in ENDED]
-            good = [t for t in tokens if states.get(t) is JobState.SUCCEEDED and runs[t]]
+            stuck = [token for token in tokens if not _is(states.get(token), ENDED)]
+            good = [t for t in tokens if _is(states.get(t), {JobState.SUCCEEDED}) and runs[t]]
+            for token in set(tokens).difference(good):
+                told = f"{states.get(token)}, {self.failed.get(token, 'submitted')}"
+                print(f"{token}: {told}, ran {runs[token]} times")  # noqa: T201 - to find out why
             twice = sum(max(0, max(runs[token], jobs[token]) - 1) for token in tokens)
             lost = len(tokens) - len(good) - len(stuck)
             results.append(Result(one.kind, one.faults, len(tokens), twice, lost, len(stuck)))
         return results
+
+
+def _is(status: JobStatus | None, states: Collection[JobState]) -> bool:
+    return status is not None and status.state in states

@@ -48,8 +48,13 @@ def site(
 
 @pytest.fixture
 def own(make_slurm: MakeSlurm, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmSite:
-    """A site on a Slurm of the test's own."""
-    return SlurmSite.of(make_slurm(nodes=2), scratch, monkeypatch)
+    """A site on a Slurm of the test's own that runs no more at a time than this host can start.
+
+    If a hundred start at once, launches time out, and what Slurm puts back waits for two minutes.
+    """
+    slurm = make_slurm(nodes=2)
+    slurm.command("scontrol", "update", "PartitionName=debug", f"MaxCPUsPerNode={AT_ONCE}")
+    return SlurmSite.of(slurm, scratch, monkeypatch)
 
 
 def check(results: list[Result]) -> None:
