@@ -135,6 +135,7 @@ class ExperimentHandle:
                 now=views.now(),
                 controls=sorted(set(coordination.holders().values())),
                 poll_error=coordination.poll_errors().get(view.site),
+                site=self._client.store.sites.get(view.site),
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -12,13 +12,14 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import FINAL, LIVE_JOBS, ExperimentState, JobRecord, StepState
-from wlm_tasks.model.steps import QUEUES, StepName
+from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import NextStep, advance, set_experiment
 from wlm_tasks.state.boundaries import INTENT, ended_boundary, submitted_boundary
 from wlm_tasks.state.claims import Claim, Holder, claim_of, claim_ready
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.politeness import NO_LIMIT, Politeness, refusal
 from wlm_tasks.state.reports import JobReport, record_job
-from wlm_tasks.state.schema import IS_LIVE, IS_READY, db_now, experiments, is_open, jobs, steps
+from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class LiveJob:
     native_id: str | None
     state: JobRecord
     spec: str  #: the experiment as JSON
+    unknown: bool = False  #: its site could not tell about it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ _LIVE_JOBS = (
         jobs.c.workdir,
         jobs.c.native_id,
         jobs.c.state,
+        jobs.c.unknown_at,
         experiments.c.spec,
     )
     .join(experiments, experiments.c.id == jobs.c.experiment_id)
@@ -78,14 +81,20 @@ class Jobs:
         self._database = database
 
     def intend(
-        self, claim: Claim, *, site: str, workdir: str, max_running: int | None
+        self,
+        claim: Claim,
+        *,
+        site: str,
+        workdir: str,
+        max_running: int | None,
+        polite: Politeness = NO_LIMIT,
     ) -> Intent | Held:
         """Commit the intent to submit a job; its token stays the same until that job has ended.
 
-        Raises `FencedError` if the claim is no longer held. If the site runs as many jobs as it
-        may, the step is held instead.
+        Raises `FencedError` if the claim is no longer held. If the site's limits leave no
+        room, the step is held instead.
         """
-        if max_running is None:
+        if max_running is None and not polite:
             token = job_token(claim.experiment_id, 1)
             made = self._database.swift.run(
                 INTENT,
@@ -108,8 +117,8 @@ class Jobs:
                 if row.state in LIVE_JOBS:
                     return Intent(token=row.token, workdir=row.workdir, first=False)
                 number = max(number, row.number + 1)
-            if max_running is not None and _full(connection, claim, site, max_running):
-                held = f"site {site}: runs as many jobs as it may ({max_running})"
+            held = refusal(connection, claim, site, max_running, polite)
+            if held is not None:
                 _hold(connection, claim, held)
                 return Held(held)
             token = job_token(claim.experiment_id, number)
@@ -269,9 +278,21 @@ class Jobs:
                     native_id=row.native_id,
                     state=JobRecord(row.state),
                     spec=row.spec,
+                    unknown=row.unknown_at is not None,
                 )
                 for row in connection.execute(statement)
             ]
+
+    def unknown(self, *, now: Collection[str], no_more: Collection[str]) -> None:
+        """Note that sites cannot tell about these jobs, and can again about those."""
+        with self._database.write() as connection:
+            for tokens, since in ((now, db_now()), (no_more, None)):
+                if tokens:
+                    connection.execute(
+                        update(jobs)
+                        .where(jobs.c.token.in_(sorted(tokens)), IS_LIVE)
+                        .values(unknown_at=since)
+                    )
 
     def record(self, reports: Sequence[JobReport]) -> list[NextStep]:
         """Write down what a poll found; returns the steps whose chains are to be sent."""
@@ -320,38 +341,6 @@ def _check_claim(connection: Connection, claim: Claim) -> None:
     ).one_or_none()
     if held is None:
         raise FencedError(f"{claim.experiment_id}: the claim on step {claim.seq} is lost")
-
-
-def _full(connection: Connection, claim: Claim, site: str, max_running: int) -> bool:
-    """Whether every slot of the site is taken, or kept for a more urgent submit that waits."""
-    if connection.dialect.name == "postgresql":
-        # Two submitters count one after the other (SQLite has one writer anyway).
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"wlm site {site}"))))
-    taken = count_live(connection, site)
-    return taken >= max_running or taken + _before(connection, claim, site) >= max_running
-
-
-def _before(connection: Connection, claim: Claim, site: str) -> int:
-    """Submit steps of the site that are more urgent and have no job yet."""
-    waiting = (
-        select(func.count())
-        .select_from(steps)
-        .join(experiments, experiments.c.id == steps.c.experiment_id)
-        .where(
-            steps.c.queue == QUEUES[StepName.SUBMIT],
-            steps.c.priority > claim.priority,
-            experiments.c.site == site,
-        )
-    )
-    ready = connection.execute(waiting.where(IS_READY)).scalar_one()
-    return ready + connection.execute(waiting.where(is_open("HELD"))).scalar_one()
-
-
-def count_live(connection: Connection, site: str) -> int:
-    """How many jobs a site has that are not known to have ended."""
-    return connection.execute(
-        select(func.count()).select_from(jobs).where(jobs.c.site == site, IS_LIVE)
-    ).scalar_one()
 
 
 def _hold(connection: Connection, claim: Claim, reason: str) -> None:

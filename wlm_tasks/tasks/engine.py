@@ -16,8 +16,10 @@ from typing import TypeVar
 from wlm_tasks.errors import (
     FencedError,
     InputError,
+    JobUndecidedError,
     PermanentError,
     ServiceError,
+    SiteTroubleError,
     TransientError,
     WlmError,
 )
@@ -28,10 +30,12 @@ from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
 from wlm_tasks.state.upkeep import crash_reason
+from wlm_tasks.tasks.gate import Blocked, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import PERFORM, Done, Outcome, Sliced, Work
+from wlm_tasks.tasks.perform import PERFORM, Done, Outcome, Recorded, Sliced, Work
 from wlm_tasks.tasks.shown import Shown
+from wlm_tasks.tasks.undecided import verdict
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -61,6 +65,7 @@ class Engine:
         self._settings = runtime.settings.steps
         self._claims = runtime.store.claims
         self._shown = shown
+        self._gate = Gate(runtime)
         self._heartbeat = Heartbeat(
             self._claims, every_s=self._settings.heartbeat_s, lease_s=self._settings.lease_s
         )
@@ -139,20 +144,28 @@ class Engine:
             self._fenced(claim)
             return None
 
-    def _perform(self, work: Work) -> Outcome | WlmError:
-        """Do the work; a fault comes back as the error it is."""
-        claim = work.claim
+    def _perform(self, work: Work) -> Outcome | Blocked | WlmError:
+        """Do the work, if its site takes any; a fault comes back as the error it is."""
+        claim, site = work.claim, work.experiment.site
+        if (blocked := self._patiently(lambda: self._gate.blocked(site, claim))) is not None:
+            return blocked
         try:
-            return PERFORM[claim.name](work)
+            outcome = PERFORM[claim.name](work)
         except (FencedError, ServiceError):
             raise
+        except SiteTroubleError as error:
+            trouble = error
+            return self._patiently(lambda: self._gate.met(site, claim, trouble))
         except WlmError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a fault of ours must end in the rows, not in a lost message
             _log.exception("%s: step %s broke", claim.experiment_id, claim.name)
             return PermanentError(f"unexpected {type(error).__name__}: {error}")
+        if not isinstance(outcome, Recorded) or outcome.reached:
+            self._patiently(lambda: self._gate.passed(site, claim))
+        return outcome
 
-    def _record(self, work: Work, outcome: Outcome | WlmError) -> NextStep | Claim | None:
+    def _record(self, work: Work, outcome: Outcome | Blocked | WlmError) -> NextStep | Claim | None:
         claim = work.claim
         if isinstance(outcome, Done):
             carried = self._claims.finish(claim, carry_on=work.carry_on)
@@ -163,6 +176,9 @@ class Engine:
         if isinstance(outcome, WlmError):
             self._fault(work, outcome)
             return None
+        if isinstance(outcome, Blocked):
+            self._claims.hold(claim, outcome.reason)
+            return None
         return outcome.following
 
     def _fault(self, work: Work, error: WlmError) -> None:
@@ -170,11 +186,18 @@ class Engine:
         _log.warning("%s: step %s: %s", claim.experiment_id, claim.name, error.message)
         if not isinstance(error, TransientError):
             self._claims.fail(claim, error.message)
+        elif isinstance(error, JobUndecidedError) and (reason := self._undecided(work, error)):
+            self._claims.pause(claim, reason)
         elif claim.tries + 1 >= retry.tries:
             self._claims.pause(claim, f"gave up after {claim.tries + 1} tries: {error.message}")
         else:
             due_s = min(retry.backoff_s * 2**claim.tries, retry.max_backoff_s)
             self._claims.back_off(claim, error.message, due_s)
+
+    def _undecided(self, work: Work, error: JobUndecidedError) -> str | None:
+        tries, patience_s = work.experiment.retry.tries, self._settings.undecided_s
+        store = self.runtime.store
+        return verdict(store, work.claim, error, tries=tries, patience_s=patience_s)
 
     def _after(self, work: Work) -> NextStep | None:
         names = _segment(work)

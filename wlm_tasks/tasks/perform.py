@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
+from wlm_tasks.config import SiteSettings
 from wlm_tasks.errors import JobRejectedError
 from wlm_tasks.model.experiment import Experiment, Transfer
 from wlm_tasks.model.script import payload_script
@@ -18,6 +19,7 @@ from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.jobs import Held, Intent
+from wlm_tasks.state.politeness import Politeness
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.tasks.patience import patiently
@@ -43,6 +45,7 @@ class Recorded:
     """The step wrote its own row; what comes next, if anything does now."""
 
     following: NextStep | Claim | None
+    reached: bool = True  #: whether it got through to its site
 
 
 Outcome = Done | Sliced | Recorded
@@ -149,11 +152,12 @@ def submit(work: Work) -> Outcome:
             site=work.experiment.site,
             workdir=work.workdir,
             max_running=work.site.settings.max_running,
+            polite=politeness(work.site.settings),
         ),
         patience_s,
     )
     if isinstance(intent, Held):
-        return Recorded(None)
+        return Recorded(None, reached=False)
     try:
         submitted = work.site.backend.submit(job_spec(work.experiment, intent))
     except JobRejectedError as error:
@@ -169,6 +173,11 @@ def submit(work: Work) -> Outcome:
         patience_s,
     )
     return Recorded(following)
+
+
+def politeness(settings: SiteSettings) -> Politeness:
+    """What a site's settings allow beside the number of jobs."""
+    return Politeness(max_queued=settings.max_queued, submit_per_s=settings.submit_per_s)
 
 
 def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
