@@ -2,11 +2,11 @@
 
 Fixtures to ask for:
 
-``rabbitmq``, ``postgresql``
+``rabbitmq``, ``postgresql``, ``sshd``
     One private server each for the whole run; do not stop them.
 ``broker_url``, ``postgresql_url``
     A fresh virtual host, a fresh database in them, for one test.
-``make_rabbitmq(**settings)``, ``make_postgresql()``
+``make_rabbitmq(**settings)``, ``make_postgresql()``, ``make_sshd(**settings)``
     Servers of the test's own, to kill, to restart or to set up differently.
 ``spawn(argv, name=...)``
     A child process with a log file that certainly ends with the test.

@@ -14,7 +14,7 @@ from wlm_tasks.errors import ServiceError
 from wlm_tasks.handles import ExperimentHandle, SweepHandle
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.runtime import Runtime
-from wlm_tasks.scheduler.chain import send
+from wlm_tasks.scheduler.chain import hang_up, send
 from wlm_tasks.scheduler.plan import Plan
 from wlm_tasks.scheduler.submission import Submission, SweepMode, plans, store_one, store_sweep
 from wlm_tasks.state.advance import NextStep
@@ -147,6 +147,7 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self.runtime.close()
+        hang_up(self._app)
         self._app.close()
 
 

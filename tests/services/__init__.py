@@ -20,6 +20,7 @@ GUARDIAN: Final = pytest.StashKey[Guardian]()
 SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
+    "sshd": {"sshd", "make_sshd"},
 }
 
 

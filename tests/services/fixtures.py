@@ -13,6 +13,7 @@ from services import GUARDIAN, require_service
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
+from services.sshd import PrivateSshd
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +107,38 @@ def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
 
     def make() -> PrivatePostgreSQL:
         server = PrivatePostgreSQL(session_dir / f"postgresql-{os.urandom(4).hex()}")
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def sshd(session_dir: Path) -> Iterator[PrivateSshd]:
+    """The run's private SSH server; its `options` are the settings of a site behind it."""
+    require_service("sshd", PrivateSshd.available())
+    with PrivateSshd(session_dir / "sshd") as server:
+        yield server
+
+
+class MakeSshd(Protocol):
+    """Type of the fixture `make_sshd`."""
+
+    def __call__(self, *, max_sessions: int = 10) -> PrivateSshd: ...
+
+
+@pytest.fixture
+def make_sshd(session_dir: Path) -> Iterator[MakeSshd]:
+    """Start SSH servers of the test's own."""
+    require_service("sshd", PrivateSshd.available())
+    made: list[PrivateSshd] = []
+
+    def make(*, max_sessions: int = 10) -> PrivateSshd:
+        directory = session_dir / f"sshd-{os.urandom(4).hex()}"
+        server = PrivateSshd(directory, max_sessions=max_sessions)
         made.append(server)
         server.start()
         return server

@@ -19,7 +19,7 @@ from state.world import (
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, StepState
 from wlm_tasks.state.claims import Claim, GoOn, Leave
-from wlm_tasks.state.jobs import Intent
+from wlm_tasks.state.intents import Intent
 
 
 def test_a_ready_step_is_claimed_and_counted(world: World) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
-from state.world import MONITOR, STAGE_OUT, SUBMIT, World, holder
+from state.world import MONITOR, STAGE_IN, STAGE_OUT, SUBMIT, World, holder
 
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim
-from wlm_tasks.state.jobs import Held, Intent
+from wlm_tasks.state.intents import FirstJob, Held, Intent
 from wlm_tasks.state.reports import JobReport
 
 ENDED = [JobRecord.SUCCEEDED, JobRecord.FAILED, JobRecord.CANCELLED, JobRecord.LOST]
@@ -283,3 +284,42 @@ def test_a_refusal_does_not_forget_what_another_claim_may_have_submitted(world: 
     assert world.state(claim.experiment_id) is ExperimentState.FAILED
     assert world.job_states(claim.experiment_id) == [JobRecord.INTENT]
     assert world.store.upkeep.to_cancel(1) == [claim.experiment_id]
+
+
+def carried_to_submit(world: World, claim: Claim, **how: Any) -> Claim | None:
+    """Finish the step before submit, by a holder that would go on."""
+    job = FirstJob(site="alpha", workdir="/w")
+    return world.store.claims.finish(claim, carry_on=holder(**how), job=job)
+
+
+def test_who_carries_on_to_submit_gets_the_intent_with_the_claim(world: World) -> None:
+    claim = world.running(STAGE_IN)
+    carried = carried_to_submit(world, claim)
+    assert carried is not None
+    token = f"wlm-{claim.experiment_id.removeprefix('exp-')}-1"
+    assert carried.intent == Intent(token=token, workdir="/w", first=True)
+    assert world.job_states(claim.experiment_id) == [JobRecord.INTENT]
+    assert world.intend(carried) == token  # asked again it is the same
+    world.store.jobs.submitted(carried, token, "native")
+    assert world.job_states(claim.experiment_id) == [JobRecord.PENDING]
+
+
+def test_no_intent_without_a_claim(world: World) -> None:
+    claim = world.running(STAGE_IN)
+    assert carried_to_submit(world, claim, queues=["staging"]) is None
+    assert world.job_states(claim.experiment_id) == []
+    again = world.running(STAGE_IN)
+    world.store.intake.cancel(again.experiment_id)
+    with pytest.raises(FencedError):
+        carried_to_submit(world, again)
+    assert world.job_states(again.experiment_id) == []
+
+
+def test_after_an_earlier_job_the_intent_is_left_to_be_asked_for(world: World) -> None:
+    experiment_id, token = world.submitted()
+    world.end_job(experiment_id, JobRecord.FAILED, reason="exit code 1")
+    world.store.intake.retry(experiment_id, STAGE_IN)
+    carried = carried_to_submit(world, world.claim(experiment_id, STAGE_IN))
+    assert carried is not None
+    assert carried.intent is None
+    assert world.intend(carried) == token[:-1] + "2"

@@ -27,7 +27,7 @@ from wlm_tasks.errors import FencedError, IllegalTransitionError, NotFoundError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import STEP_QUEUES, StepName
 from wlm_tasks.state.claims import Claim
-from wlm_tasks.state.jobs import Intent
+from wlm_tasks.state.intents import Intent
 from wlm_tasks.state.schema import metadata
 from wlm_tasks.state.store import Store
 

@@ -15,7 +15,7 @@ from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
-from wlm_tasks.state.jobs import Intent
+from wlm_tasks.state.intents import Intent
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.state.store import Store
 from wlm_tasks.state.views import StepView

@@ -24,14 +24,14 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final
 
 from wlm_tasks.compute.base import JobRef
-from wlm_tasks.compute.processes import here
+from wlm_tasks.compute.processes import Place, here
 from wlm_tasks.errors import BackendUnavailableError, JobRejectedError
 
 #: longest wait for another submitter or canceller of the same attempt, in seconds
@@ -74,7 +74,10 @@ class Claim:
     @property
     def where(self) -> Where:
         """Where the claim was made, seen from here."""
-        place = here()
+        return self.seen_from(here())
+
+    def seen_from(self, place: Place) -> Where:
+        """Where the claim was made, seen from a place."""
         if self.pid == 0:
             return Where.NOWHERE
         # the boot id is the kernel's own; a host's name may change or be given twice
@@ -87,13 +90,32 @@ class Claim:
         return Where.ELSEWHERE
 
     @classmethod
-    def of_native_id(cls, native_id: str | None) -> Claim | None:
-        """Return what a native id still tells when the claim's file is gone."""
+    def of_json(cls, data: Mapping[str, Any], place: Place) -> Claim:
+        """Return what the claim's file says; of a file without sense, that somebody has claimed."""
+        try:
+            return cls(
+                pid=int(data["pid"]),
+                start=int(data["start"]),
+                host=str(data["host"]),
+                boot=str(data["boot"]),
+                machine=str(data["machine"]),
+                namespace=str(data["namespace"]),
+                epoch=float(data["epoch"]),
+                limit_s=float(data["limit"]),
+                alive=str(data.get("alive", "")),
+            )
+        except (KeyError, TypeError, ValueError):
+            # it was put in place whole, so only a power cut can have emptied it: it still counts
+            return cls(-1, 0, place.host, "", place.machine, place.namespace, 0.0, 0.0)
+
+    @classmethod
+    def of_native_id(cls, native_id: str | None, place: Place | None = None) -> Claim | None:
+        """Return what a native id still tells, at a place, when the claim's file is gone."""
         match = _NATIVE_ID.fullmatch(native_id or "")
         if match is None:
             return None
         host, boot, pid, start = match.groups()
-        place = here()
+        place = place or here()
         # it does not tell the machine: another host's name must not pass for an old one of ours
         machine = place.machine if host == place.host else ""
         return cls(int(pid), int(start), host, boot, machine, place.namespace, 0.0, math.inf)
@@ -108,15 +130,30 @@ class ExitRecord:
     end: float | None
     reason: str  #: exit, signal, walltime, cancelled, or what kept the payload from starting
 
+    @classmethod
+    def of_json(cls, data: Mapping[str, Any]) -> ExitRecord:
+        """Return what the record's file says."""
+        return cls(
+            code=_number(data.get("code"), int),
+            start=_number(data.get("start"), float),
+            end=_number(data.get("end"), float),
+            reason=str(data.get("reason", "")),
+        )
+
+
+def check_token(token: str) -> None:
+    """Raise `JobRejectedError` for a token that could not be a directory's name."""
+    if not _TOKEN.fullmatch(token):
+        raise JobRejectedError(
+            f"token: got {token[:100]!r}, expected 1 to 100 letters, digits, . _ -"
+        )
+
 
 class Attempt:
     """The files of one attempt. Reading needs no lock; `locked` is for submit and cancel."""
 
     def __init__(self, ref: JobRef) -> None:
-        if not _TOKEN.fullmatch(ref.token):
-            raise JobRejectedError(
-                f"token: got {ref.token[:100]!r}, expected 1 to 100 letters, digits, . _ -"
-            )
+        check_token(ref.token)
         self.ref = ref
         self.path = ref.attempt_dir
 
@@ -194,34 +231,12 @@ class Attempt:
         data = _read_json(self.file("started"))
         if data is None:
             return None
-        try:
-            return Claim(
-                pid=int(data["pid"]),
-                start=int(data["start"]),
-                host=str(data["host"]),
-                boot=str(data["boot"]),
-                machine=str(data["machine"]),
-                namespace=str(data["namespace"]),
-                epoch=float(data["epoch"]),
-                limit_s=float(data["limit"]),
-                alive=str(data.get("alive", "")),
-            )
-        except (KeyError, TypeError, ValueError):
-            # it was put in place whole, so only a power cut can have emptied it: it still counts
-            place = here()
-            return Claim(-1, 0, place.host, "", place.machine, place.namespace, 0.0, 0.0)
+        return Claim.of_json(data, here())
 
     def exit(self) -> ExitRecord | None:
         """Return how the job ended, None if there is no evidence (yet)."""
         data = _read_json(self.file("exit.json"))
-        if not data:
-            return None
-        return ExitRecord(
-            code=_number(data.get("code"), int),
-            start=_number(data.get("start"), float),
-            end=_number(data.get("end"), float),
-            reason=str(data.get("reason", "")),
-        )
+        return ExitRecord.of_json(data) if data else None
 
     def record_cancelled(self, claim: Claim | None) -> None:
         """Write the evidence that the job's own guard could not write, unless it did.

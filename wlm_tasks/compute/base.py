@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from wlm_tasks.model.experiment import Resources
@@ -85,6 +86,28 @@ class SiteLoad:
     foreign: int  #: how many of both are not ours
 
 
+class SiteStore(ABC):
+    """The files of a site whose directories the worker does not see itself.
+
+    A file is whole and verified by its SHA-256 before it has its name. May raise what a
+    `ComputeBackend` may; a lasting fault is `StorageRefusedError`.
+    """
+
+    @abstractmethod
+    def put(self, source: Path, workdir: str, path: str) -> None:
+        """Bring a file of this host to `path` below `workdir`, directories made as needed.
+
+        The way never leads through a symbolic link. The file keeps its mode.
+        """
+
+    @abstractmethod
+    def get(self, workdir: str, path: str, target: Path) -> None:
+        """Bring `path` below `workdir` to a file of this host.
+
+        Links are followed as long as they stay below `workdir`.
+        """
+
+
 class ComputeBackend(ABC):
     """One configured site.
 
@@ -154,6 +177,11 @@ class ComputeBackend(ABC):
     def caveats(self) -> tuple[str, ...]:
         """What this site cannot promise as it is set up, a sentence each."""
         return ()
+
+    @property
+    def files(self) -> SiteStore | None:
+        """How files get to the site; None if the worker sees the site's directories itself."""
+        return None
 
     def close(self) -> None:
         """Give back connections. Using the backend afterwards opens them again."""

@@ -47,12 +47,12 @@ def _by_files(attempt: Attempt, missing: list[tuple[Attempt, Claim]]) -> JobStat
     if claim is None:
         return JobStatus(state=JobState.UNKNOWN, reason="no claim: not started yet")
     if claim.where is Where.NOWHERE:
-        return JobStatus(state=JobState.CANCELLED, ended_at=claim.epoch, reason="cancelled")
+        return never_started(claim)
     if claim.where is Where.HERE and _guard_lives(claim):
         return JobStatus(state=JobState.RUNNING, started_at=claim.epoch or None)
     elsewhere = out_of_sight(attempt, claim)
     if elsewhere is not False:
-        return _far_away(claim, lives=elsewhere is True)
+        return far_away(claim, lives=elsewhere is True)
     missing.append((attempt, claim))
     return None
 
@@ -68,12 +68,18 @@ def out_of_sight(attempt: Attempt, claim: Claim) -> bool | None:
     return False
 
 
+def never_started(claim: Claim) -> JobStatus:
+    """Return the state of a job whose claim a cancel made."""
+    return JobStatus(state=JobState.CANCELLED, ended_at=claim.epoch, reason="cancelled")
+
+
 def _guard_lives(claim: Claim) -> bool:
     process = processes.look_up(claim.pid)
     return process is not None and process.start == claim.start
 
 
-def _far_away(claim: Claim, *, lives: bool) -> JobStatus:
+def far_away(claim: Claim, *, lives: bool) -> JobStatus:
+    """Return the state of a job out of sight; `lives` if its lock tells that it does."""
     if lives:
         return JobStatus(
             state=JobState.RUNNING,
@@ -104,11 +110,7 @@ def _search(missing: list[tuple[Attempt, Claim]]) -> dict[str, JobStatus]:
         remaining = []
         for attempt, claim in missing:
             if table.of_job(attempt.ref.token, leader_of(claim)):
-                result[attempt.ref.token] = JobStatus(
-                    state=JobState.RUNNING,
-                    started_at=claim.epoch or None,
-                    reason="its guard is gone, its processes live",
-                )
+                result[attempt.ref.token] = without_guard(claim)
             elif last:
                 result[attempt.ref.token] = _gone(attempt, claim)
             else:
@@ -120,21 +122,32 @@ def _search(missing: list[tuple[Attempt, Claim]]) -> dict[str, JobStatus]:
     return result
 
 
+def without_guard(claim: Claim) -> JobStatus:
+    """Return the state of a job whose processes have outlived their guard."""
+    return JobStatus(
+        state=JobState.RUNNING,
+        started_at=claim.epoch or None,
+        reason="its guard is gone, its processes live",
+    )
+
+
+def lost(claim: Claim, where: Where) -> JobStatus:
+    """Return the state of a job that is certainly gone and left no exit record."""
+    restarted = where is Where.BEFORE_REBOOT
+    why = f"{claim.host} was restarted" if restarted else "its processes are gone"
+    return JobStatus(
+        state=JobState.LOST,
+        started_at=claim.epoch or None,
+        reason=f"{why} and it left no exit record",
+    )
+
+
 def _gone(attempt: Attempt, claim: Claim) -> JobStatus:
     # the guard may have written its record after the first look for it
     with suppress(BackendUnavailableError):
         if (record := attempt.exit()) is not None:
             return ended(record, cancelled=attempt.cancelled)
-        why = (
-            f"{claim.host} was restarted"
-            if claim.where is Where.BEFORE_REBOOT
-            else "its processes are gone"
-        )
-        return JobStatus(
-            state=JobState.LOST,
-            started_at=claim.epoch or None,
-            reason=f"{why} and it left no exit record",
-        )
+        return lost(claim, claim.where)
     return JobStatus(state=JobState.UNKNOWN, reason="its exit record cannot be read")
 
 

@@ -12,6 +12,7 @@ steps, and its message is kept with blanks where those ids go (`_Form`).
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +22,11 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Final
 
-from amqp.exceptions import AMQPError
 from celery import Celery, chain, signals
-from kombu.exceptions import OperationalError
 
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.steps import QUEUES, SYSTEM_PRIORITY, StepName, task_name
+from wlm_tasks.scheduler.lines import BROKER_ERRORS, Line, Lines
 from wlm_tasks.state.advance import NextStep
 
 
@@ -75,14 +75,25 @@ def send(app: Celery, ready: Iterable[NextStep], parent: Parent | None = None) -
     Raises `ServiceError` if the broker is out of reach; nothing is lost by that, for control
     sends later whatever the rows say is ready.
     """
-    with _broker(), app.producer_pool.acquire(block=True) as producer:
-        for step in ready:
-            nonce = secrets.token_hex(3) if parent is None else nonce_of(parent.message_id)
-            if _somebody_listens(app):
-                _publish(build_chain(app, step, nonce), parent, producer)
-            else:
+    steps = [
+        (step, secrets.token_hex(3) if parent is None else nonce_of(parent.message_id))
+        for step in ready
+    ]
+    if not steps:
+        return
+    with _broker():
+        if _somebody_listens(app):
+            with app.producer_pool.acquire(block=True) as producer:
+                for step, nonce in steps:
+                    _publish(build_chain(app, step, nonce), parent, producer)
+            return
+
+        def send_all(line: Line) -> None:
+            for step, nonce in steps:
                 form = _form(app, step.segment, step.priority)
-                form.send(producer, step.experiment_id, nonce, parent)
+                form.send(line, step.experiment_id, nonce, parent)
+
+        _lines(app, os.getpid()).use(send_all)
 
 
 def send_system(app: Celery, task: str, args: Sequence[Any], queue: str) -> None:
@@ -120,19 +131,16 @@ class _Form:
         recorder = _Recorder()
         parent = Parent(_BLANKS["parent"], _BLANKS["root"])
         _publish(build_chain(app, step, _BLANKS["nonce"]), parent, recorder)
-        body, options = recorder.sent
+        body, sent = recorder.sent
         self._first = segment[0]
-        self._declare = options.pop("declare")
+        self._declare = sent["declare"]
+        self._where = sent["exchange"], sent["routing_key"]
         self._body = json.dumps(body)
-        self._own = json.dumps({name: options.pop(name) for name in ("headers", "correlation_id")})
-        del options["serializer"]
-        self._options = {
-            **options,
-            "content_type": "application/json",
-            "content_encoding": "utf-8",
-        }
+        self._own = json.dumps({name: sent[name] for name in ("headers", "correlation_id")})
+        self._priority = sent["priority"]
+        self._properties = {name: sent[name] for name in ("delivery_mode", "reply_to")}
 
-    def send(self, producer: Any, experiment_id: str, nonce: str, parent: Parent | None) -> None:
+    def send(self, line: Line, experiment_id: str, nonce: str, parent: Parent | None) -> None:
         """Publish the message."""
         root = task_id(experiment_id, self._first, nonce) if parent is None else parent.root_id
         ids = {
@@ -145,8 +153,17 @@ class _Form:
         own = json.loads(_fill(self._own, words))
         if parent is None:
             own["headers"]["parent_id"] = None
-        producer.publish(_fill(self._body, words), declare=self._declare, **own, **self._options)
-        self._declare = []  # once is enough: control and workers see to it that queues are there
+        line.publish(
+            _fill(self._body, words),
+            *self._where,
+            self._declare,
+            priority=self._priority,
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers=own["headers"],
+            properties={**self._properties, "correlation_id": own["correlation_id"]},
+        )
+        self._declare = ()  # once is enough: control and workers see to it that queues are there
 
 
 def _fill(text: str, words: dict[str, str]) -> str:
@@ -167,10 +184,21 @@ def _form(app: Celery, segment: tuple[StepName, ...], priority: int) -> _Form:
     return _Form(app, segment, priority)
 
 
+@lru_cache(maxsize=8)
+def _lines(app: Celery, _pid: int) -> Lines:
+    """The lines of a process: a forked child must not use its parent's."""
+    return Lines(app)
+
+
+def hang_up(app: Celery) -> None:
+    """Close what `send` keeps open; sending afterwards opens it again."""
+    _lines(app, os.getpid()).close()
+
+
 @contextmanager
 def _broker() -> Iterator[None]:
     """Tell a broker out of reach in our own words."""
     try:
         yield
-    except (OperationalError, AMQPError, OSError) as error:
+    except BROKER_ERRORS as error:
         raise ServiceError(f"broker: {error}") from error

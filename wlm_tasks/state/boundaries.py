@@ -123,8 +123,11 @@ def claim_boundary(state: ExperimentState, queues: int) -> Boundary:
 
 
 @cache
-def finish_boundary(*, last: bool, queues: int | None) -> Boundary:
+def finish_boundary(*, last: bool, queues: int | None, intent: bool = False) -> Boundary:
     """Record a step as done and open the next one, or claim it for who serves these queues.
+
+    With `intent` the step that is claimed is to submit the experiment's first job: then its
+    intent is made with the claim, unless there was a job before.
 
     The experiment's state stays as it is, but at its end: the next step is one that prepares
     the job, as is the step just done.
@@ -137,7 +140,10 @@ def finish_boundary(*, last: bool, queues: int | None) -> Boundary:
             {**_ENDED, "b_state": ended.value, "b_reason": None},
             flushed=True,  # whoever reads DONE may clean up
         )
-    return Boundary((done, *_next_moves("done", queues)), _ENDED)
+    moves = [done, *_next_moves("done", queues)]
+    if intent:
+        moves.append(Move(name="intent", make=_intent, after="carried"))
+    return Boundary(tuple(moves), _ENDED, flushed=intent)
 
 
 @cache

@@ -22,6 +22,7 @@ from wlm_tasks.state.boundaries import (
     queue_parameters,
 )
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.intents import FirstJob, Intent, first_intent, parameters
 from wlm_tasks.state.schema import IS_READY, db_now, is_open, steps
 
 
@@ -62,6 +63,8 @@ class Claim:
     last: bool
     #: the experiment as JSON; empty if the holder of the claim knows it already
     spec: str = field(default="", compare=False, repr=False)
+    #: what was committed with the claim; None if it is still to be written down
+    intent: Intent | None = field(default=None, compare=False)
     #: set when another holder has taken over; checked by long work
     lost: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
@@ -180,25 +183,35 @@ class Claims:
             return claim_of(row)
         return None
 
-    def finish(self, claim: Claim, *, carry_on: Holder | None) -> Claim | None:
+    def finish(
+        self, claim: Claim, *, carry_on: Holder | None, job: FirstJob | None = None
+    ) -> Claim | None:
         """Record the step as done and make the next one ready, in one transaction.
 
         With `carry_on` the next step is claimed for that holder in the same transaction, if it
         serves the step's queue and nothing more urgent is ready there; then its claim comes
-        back. Raises `FencedError` if the claim is no longer held.
+        back. If that step is to submit `job`, the same transaction holds the intent, too. Raises
+        `FencedError` if the claim is no longer held.
         """
-        queues = None if carry_on is None else len(carry_on.queues)
-        made = self._database.swift.run(
-            finish_boundary(last=claim.last, queues=queues),
-            {
-                **claim.key,
-                "b_next": claim.seq + 1,
-                **({} if carry_on is None else carry_on.parameters),
-            },
+        values: dict[str, Any] = {**claim.key, "b_next": claim.seq + 1}
+        queues = None
+        if carry_on is not None:
+            queues = len(carry_on.queues)
+            values |= carry_on.parameters
+            if job is not None:
+                values |= parameters(claim.experiment_id, job)
+        boundary = finish_boundary(
+            last=claim.last, queues=queues, intent=job is not None and queues is not None
         )
+        made = self._database.swift.run(boundary, values)
         if not made:
             raise FencedError(f"{claim.experiment_id}: the claim on step {claim.seq} is lost")
-        return claim_of(made["carried"]) if "carried" in made else None
+        if "carried" not in made:
+            return None
+        intent = None
+        if job is not None and "intent" in made:
+            intent = first_intent(claim.experiment_id, job)
+        return claim_of(made["carried"], intent=intent)
 
     def give_back(self, claim: Claim, progress: str | None = None) -> None:
         """End a slice: the step is ready again and its message is about to be sent again."""
@@ -327,7 +340,7 @@ def _end(
     )
 
 
-def claim_of(row: Any, spec: str = "") -> Claim:
+def claim_of(row: Any, spec: str = "", intent: Intent | None = None) -> Claim:
     """The claim on a step that was just moved to RUNNING."""
     return Claim(
         experiment_id=row.experiment_id,
@@ -341,4 +354,5 @@ def claim_of(row: Any, spec: str = "") -> Claim:
         crashes=row.crashes,
         last=bool(row.last),
         spec=spec,
+        intent=intent,
     )

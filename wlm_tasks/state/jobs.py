@@ -17,6 +17,14 @@ from wlm_tasks.state.advance import NextStep, advance, set_experiment
 from wlm_tasks.state.boundaries import INTENT, ended_boundary, submitted_boundary
 from wlm_tasks.state.claims import Claim, Holder, claim_of, claim_ready
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.intents import (
+    FirstJob,
+    Held,
+    Intent,
+    first_intent,
+    job_token,
+    parameters,
+)
 from wlm_tasks.state.politeness import NO_LIMIT, Politeness, refusal
 from wlm_tasks.state.reports import JobReport, record_job
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps
@@ -34,22 +42,6 @@ class LiveJob:
     state: JobRecord
     spec: str  #: the experiment as JSON
     unknown: bool = False  #: its site could not tell about it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Intent:
-    """The leave to submit one job."""
-
-    token: str
-    workdir: str  #: as written down with the token; the site's settings may have changed since
-    first: bool  #: nobody can have submitted it before this claim
-
-
-@dataclass(frozen=True)
-class Held:
-    """The site takes no more jobs for now."""
-
-    reason: str
 
 
 _LIVE_JOBS = (
@@ -95,19 +87,13 @@ class Jobs:
         room, the step is held instead.
         """
         if max_running is None and not polite:
-            token = job_token(claim.experiment_id, 1)
+            job = FirstJob(site=site, workdir=workdir)
             made = self._database.swift.run(
                 INTENT,
-                {
-                    **claim.key,
-                    "b_since": claim.since,
-                    "b_token": token,
-                    "b_site": site,
-                    "b_workdir": workdir,
-                },
+                {**claim.key, "b_since": claim.since, **parameters(claim.experiment_id, job)},
             )
             if "intent" in made:
-                return Intent(token=token, workdir=workdir, first=True)
+                return first_intent(claim.experiment_id, job)
         with self._database.write() as connection:
             _check_claim(connection, claim)
             number = 1
@@ -357,8 +343,3 @@ def _hold(connection: Connection, claim: Claim, reason: str) -> None:
         message_id=None,
         sent_at=None,
     )
-
-
-def job_token(experiment_id: str, number: int) -> str:
-    """The name of an experiment's job of this number, on every site and in every listing."""
-    return f"wlm-{experiment_id.partition('-')[2]}-{number}"

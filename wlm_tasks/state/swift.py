@@ -167,13 +167,13 @@ class _Compiled:
             for name, value in compiled.params.items()
             if not compiled.binds[name].required
         }
-        self._places: list[str] | None = compiled.positiontup
+        self._places: list[str] = compiled.positiontup
         self.columns = [column.key for column in getattr(statement, "exported_columns", ())]
 
-    def arguments(self, given: Mapping[str, Any]) -> Any:
-        """By place for SQLite, by name for PostgreSQL."""
+    def arguments(self, given: Mapping[str, Any]) -> list[Any]:
+        """In the order of their places."""
         values = {**self._constants, **given}
-        return values if self._places is None else [values[name] for name in self._places]
+        return [values[name] for name in self._places]
 
 
 def _row(name: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
@@ -227,7 +227,11 @@ def _event(event: Event, made: Any, parameters: Mapping[str, Any]) -> dict[str, 
 
 
 class _Single:
-    """For PostgreSQL: one statement whose updates are common table expressions."""
+    """For PostgreSQL: one statement whose updates are common table expressions.
+
+    It has the server's own placeholders (``$1``): psycopg would look for its own in a statement
+    of this length each time anew, which takes as long as the server does.
+    """
 
     def __init__(self, boundary: Boundary, dialect: Any) -> None:
         made: dict[str, CTE] = {}
@@ -247,7 +251,8 @@ class _Single:
         if told:
             logged = insert(events).from_select(_EVENT_COLUMNS, union_all(*told))
             statement = statement.add_cte(logged.cte("logged"))
-        self._compiled = _Compiled(statement, dialect)
+        self._compiled = _Compiled(statement, type(dialect)(paramstyle="numeric_dollar"))
+        self._cursor = dialect.loaded_dbapi.RawCursor
         self._slices: list[tuple[str, slice, Callable[[Sequence[Any]], Any]]] = []
         start = 0
         for name, table in made.items():
@@ -257,7 +262,7 @@ class _Single:
 
     def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
         arguments = self._compiled.arguments(parameters)
-        found = raw.execute(self._compiled.sql, arguments).fetchone()
+        found = self._cursor(raw).execute(self._compiled.sql, arguments).fetchone()
         if found is None:
             return {}
         return {

@@ -26,9 +26,9 @@ from wlm_tasks.errors import (
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Runtime
-from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
+from wlm_tasks.state.intents import FirstJob
 from wlm_tasks.state.upkeep import crash_reason
 from wlm_tasks.tasks.gate import Blocked, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
@@ -168,7 +168,8 @@ class Engine:
     def _record(self, work: Work, outcome: Outcome | Blocked | WlmError) -> NextStep | Claim | None:
         claim = work.claim
         if isinstance(outcome, Done):
-            carried = self._claims.finish(claim, carry_on=work.carry_on)
+            job = _first_job(work)
+            carried = self._claims.finish(claim, carry_on=work.carry_on, job=job)
             return carried or self._after(work)
         if isinstance(outcome, Sliced):
             self._claims.give_back(claim, outcome.progress)
@@ -200,12 +201,12 @@ class Engine:
         return verdict(store, work.claim, error, tries=tries, patience_s=patience_s)
 
     def _after(self, work: Work) -> NextStep | None:
-        names = _segment(work)
+        names = work.segment
         rest = names[names.index(work.claim.name) + 1 :]
         return self._from(work, rest[0]) if rest else None
 
     def _from(self, work: Work, name: StepName) -> NextStep:
-        names = _segment(work)
+        names = work.segment
         return NextStep(work.claim.experiment_id, names[names.index(name) :], work.claim.priority)
 
     def _fenced(self, claim: Claim) -> None:
@@ -220,8 +221,13 @@ class Engine:
         self._heartbeat.stop()
 
 
-def _segment(work: Work) -> tuple[StepName, ...]:
-    return next(part for part in plan(work.experiment).segments if work.claim.name in part)
+def _first_job(work: Work) -> FirstJob | None:
+    """The job that the next step would submit, if nothing has to be counted before."""
+    names = work.segment
+    following = names[names.index(work.claim.name) + 1 :]
+    if following[:1] != (StepName.SUBMIT,) or work.site.settings.max_running is not None:
+        return None
+    return FirstJob(site=work.experiment.site, workdir=work.workdir)
 
 
 def without_redelivery(holder: Holder) -> Holder:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.config import SiteSettings
@@ -14,14 +16,15 @@ from wlm_tasks.model.experiment import Experiment, Transfer
 from wlm_tasks.model.script import payload_script
 from wlm_tasks.model.states import JobRecord
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime, Site
+from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
-from wlm_tasks.state.jobs import Held, Intent
+from wlm_tasks.state.intents import Held, Intent
 from wlm_tasks.state.politeness import Politeness
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.tasks.moving import Mover, mover
 from wlm_tasks.tasks.patience import patiently
 
 #: Seconds between two saves of a transfer's progress.
@@ -72,6 +75,11 @@ class Work:
         """The experiment's directory on its site."""
         return self.site.workdir(self.claim.experiment_id)
 
+    @cached_property
+    def segment(self) -> tuple[StepName, ...]:
+        """The steps that follow one another without a wait, this one among them."""
+        return next(part for part in plan(self.experiment).segments if self.claim.name in part)
+
     def should_stop(self) -> bool:
         """Whether the slice is over, the claim lost or the process about to stop."""
         return (
@@ -89,22 +97,19 @@ def setup(work: Work) -> Outcome:
 
 def stage_in(work: Work) -> Outcome:
     """Bring every input to the experiment's directory."""
-
-    def fetch(transfer: Transfer, control: TransferControl) -> bool:
-        storage = storage_backend(transfer.src)
-        return storage.get(transfer.src, work.workdir, transfer.dest, control).complete
-
-    return _transfer_all(work, work.experiment.inputs, fetch)
+    with _mover(work) as mover:
+        return _transfer_all(work, work.experiment.inputs, mover.bring)
 
 
 def stage_out(work: Work) -> Outcome:
     """Bring every output to where its owner wants it."""
+    with _mover(work) as mover:
+        return _transfer_all(work, work.experiment.outputs, mover.take)
 
-    def store(transfer: Transfer, control: TransferControl) -> bool:
-        storage = storage_backend(transfer.dest)
-        return storage.put(work.workdir, transfer.src, transfer.dest, control).complete
 
-    return _transfer_all(work, work.experiment.outputs, store)
+def _mover(work: Work) -> AbstractContextManager[Mover]:
+    files, spool = work.site.backend.files, work.runtime.settings.data_dir / "spool"
+    return mover(files, work.workdir, spool / work.claim.experiment_id)
 
 
 def _transfer_all(
@@ -146,7 +151,7 @@ def submit(work: Work) -> Outcome:
     """Hand the job to the site: intent first, then the site, then the record."""
     books, claim = work.runtime.store.jobs, work.claim
     patience_s = work.runtime.settings.steps.slice_s
-    intent = patiently(
+    intent: Intent | Held = claim.intent or patiently(
         lambda: books.intend(
             claim,
             site=work.experiment.site,

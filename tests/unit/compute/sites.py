@@ -11,16 +11,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from services.processes import wait_for
+from services.sshd import PrivateSshd
 from wlm_tasks.compute import processes
 from wlm_tasks.compute.base import ENDED, ComputeBackend, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
 from wlm_tasks.compute.local import LocalBackend
+from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.model.experiment import Resources
+
+#: for tests that look inside of what runs on this host
+here_only = pytest.mark.parametrize("hosted", ["local"], indirect=True)
 
 
 class Site(ABC):
     """What a test needs beside the interface it tests."""
+
+    rings = True  #: whether the end of a job rings bells on this host
+    url = "file://"  #: begin of its URLs
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -78,7 +88,7 @@ class LocalSite(Site):
     def ledger(self) -> Path:
         return self.scratch.parent / "ledger"
 
-    def another(self) -> LocalBackend:
+    def another(self) -> ComputeBackend:
         return LocalBackend(
             name="local", scratch=str(self.scratch), options={}, bells=str(self.bells)
         )
@@ -128,6 +138,20 @@ class LocalSite(Site):
             processes.send(left, signal.SIGKILL)
             if not left:
                 break
+
+
+class SshSite(LocalSite):
+    """A plain host behind SSH: this one."""
+
+    rings = False
+
+    def __init__(self, scratch: Path, server: PrivateSshd) -> None:
+        self.server = server
+        self.url = f"sftp://{server.user}@{server.host}:{server.port}"
+        super().__init__(scratch)
+
+    def another(self) -> ComputeBackend:
+        return SshBackend(name="ssh", scratch=str(self.scratch), options=self.server.options)
 
 
 @contextmanager

@@ -121,6 +121,8 @@ def test_cancelling_an_ended_job_changes_nothing(site: Site) -> None:
 
 
 def test_the_end_of_a_job_rings_the_bell(site: Site) -> None:
+    if not site.rings:
+        pytest.skip("its jobs run on another host")
     with Bell(site.bells) as bell:
         spec = site.job()
         site.backend.submit(spec)
@@ -147,7 +149,7 @@ def test_a_directory_outside_scratch_is_refused(site: Site, place: str) -> None:
 
 
 def test_url_of_a_path(site: Site) -> None:
-    assert site.backend.url("/a/b c%") == "file:///a/b%20c%25"
+    assert site.backend.url("/a/b c%") == f"{site.url}/a/b%20c%25"
 
 
 def test_only_two_streams(site: Site) -> None:

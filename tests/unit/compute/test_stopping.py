@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.compute.sites import LocalSite
+from unit.compute.sites import LocalSite, here_only
 
 from services.processes import wait_for
 from wlm_tasks.compute import processes, stopping
@@ -22,11 +22,11 @@ COUNTING = "trap 'echo TERM' TERM\necho ready\nwhile :; do sleep 0.02; done"
 
 
 @pytest.fixture
-def counting(local: LocalSite) -> JobSpec:
+def counting(hosted: LocalSite) -> JobSpec:
     """A job that says so for each TERM and goes on, with an hour of grace."""
-    spec = local.spec(COUNTING, stop_grace_s=3600.0)
-    local.backend.submit(spec)
-    wait_for(lambda: "ready" in local.output(spec.ref), what="the start")
+    spec = hosted.spec(COUNTING, stop_grace_s=3600.0)
+    hosted.backend.submit(spec)
+    wait_for(lambda: "ready" in hosted.output(spec.ref), what="the start")
     return spec
 
 
@@ -42,59 +42,61 @@ def timed(work: Callable[[], object]) -> tuple[object, float]:
     return work(), time.monotonic() - before
 
 
-def test_a_long_grace_holds_nobody(local: LocalSite, counting: JobSpec) -> None:
-    confirmed, took = timed(lambda: local.backend.cancel(counting.ref))
+def test_a_long_grace_holds_nobody(hosted: LocalSite, counting: JobSpec) -> None:
+    confirmed, took = timed(lambda: hosted.backend.cancel(counting.ref))
     assert not confirmed
     assert took < 3
-    wait_for(lambda: "TERM" in local.output(counting.ref), what="the signal")
+    wait_for(lambda: "TERM" in hosted.output(counting.ref), what="the signal")
     for _ in range(3):
-        confirmed, took = timed(lambda: local.another().cancel(counting.ref))
+        confirmed, took = timed(lambda: hosted.another().cancel(counting.ref))
         assert not confirmed
         assert took < 0.5
-    assert local.output(counting.ref) == "ready\nTERM\n"
+    assert hosted.output(counting.ref) == "ready\nTERM\n"
     let_pass(counting.ref, 3590)
-    assert not local.backend.cancel(counting.ref)
+    assert not hosted.backend.cancel(counting.ref)
     let_pass(counting.ref, 10)
-    confirmed, took = timed(lambda: local.another().cancel(counting.ref))
+    confirmed, took = timed(lambda: hosted.another().cancel(counting.ref))
     assert confirmed
     assert took < 2
-    assert local.output(counting.ref) == "ready\nTERM\n"
-    assert local.status(counting.ref).state is JobState.CANCELLED
-    assert not local.living(counting.ref)
+    assert hosted.output(counting.ref) == "ready\nTERM\n"
+    assert hosted.status(counting.ref).state is JobState.CANCELLED
+    assert not hosted.living(counting.ref)
 
 
-def test_a_call_near_the_end_of_the_grace_stays_for_it(local: LocalSite, counting: JobSpec) -> None:
-    assert not local.backend.cancel(counting.ref)
+def test_a_call_near_the_end_of_the_grace_stays_for_it(
+    hosted: LocalSite, counting: JobSpec
+) -> None:
+    assert not hosted.backend.cancel(counting.ref)
     let_pass(counting.ref, 3598)
-    confirmed, took = timed(lambda: local.backend.cancel(counting.ref))
+    confirmed, took = timed(lambda: hosted.backend.cancel(counting.ref))
     assert confirmed
     assert took < 3
-    assert local.output(counting.ref) == "ready\nTERM\n"
+    assert hosted.output(counting.ref) == "ready\nTERM\n"
 
 
-def test_a_call_stays_no_longer_than_it_may(local: LocalSite) -> None:
-    spec = local.spec(COUNTING, stop_grace_s=2.0)
-    local.backend.submit(spec)
-    wait_for(lambda: "ready" in local.output(spec.ref), what="the start")
-    confirmed, took = timed(lambda: local.backend.cancel(spec.ref, wait_s=0.1))
+def test_a_call_stays_no_longer_than_it_may(hosted: LocalSite) -> None:
+    spec = hosted.spec(COUNTING, stop_grace_s=2.0)
+    hosted.backend.submit(spec)
+    wait_for(lambda: "ready" in hosted.output(spec.ref), what="the start")
+    confirmed, took = timed(lambda: hosted.backend.cancel(spec.ref, wait_s=0.1))
     assert not confirmed
     assert took < 1
     let_pass(spec.ref, 2)
-    wait_for(lambda: local.backend.cancel(spec.ref, wait_s=0.1), what="the confirmation")
-    assert local.status(spec.ref).state is JobState.CANCELLED
+    wait_for(lambda: hosted.backend.cancel(spec.ref, wait_s=0.1), what="the confirmation")
+    assert hosted.status(spec.ref).state is JobState.CANCELLED
 
 
-def test_a_job_that_ends_at_once_is_confirmed_at_once(local: LocalSite) -> None:
-    spec = local.spec("exec sleep 30", stop_grace_s=3600.0)
-    local.backend.submit(spec)
-    wait_for(lambda: local.runs(spec.ref), what="the start")
-    confirmed, took = timed(lambda: local.backend.cancel(spec.ref))
+def test_a_job_that_ends_at_once_is_confirmed_at_once(hosted: LocalSite) -> None:
+    spec = hosted.spec("exec sleep 30", stop_grace_s=3600.0)
+    hosted.backend.submit(spec)
+    wait_for(lambda: hosted.runs(spec.ref), what="the start")
+    confirmed, took = timed(lambda: hosted.backend.cancel(spec.ref))
     assert confirmed
     assert took < 1
 
 
 def test_the_signal_is_sent_though_the_mark_is_an_hour_old(
-    local: LocalSite, counting: JobSpec
+    hosted: LocalSite, counting: JobSpec
 ) -> None:
     """Whoever made it was killed then, or could not reach the job."""
     attempt = Attempt(counting.ref)
@@ -102,18 +104,18 @@ def test_the_signal_is_sent_though_the_mark_is_an_hour_old(
         attempt.mark_cancelled()
     mark = attempt.file("cancelled")
     os.utime(mark, (time.time() - 7200,) * 2)
-    assert not local.backend.cancel(counting.ref)
+    assert not hosted.backend.cancel(counting.ref)
     assert attempt.cancelled_for_s() > 7000
-    wait_for(lambda: "TERM" in local.output(counting.ref), what="the signal")
-    assert local.living(counting.ref)
+    wait_for(lambda: "TERM" in hosted.output(counting.ref), what="the signal")
+    assert hosted.living(counting.ref)
 
 
-def test_a_process_that_comes_later_is_told_too(local: LocalSite, counting: JobSpec) -> None:
-    assert not local.backend.cancel(counting.ref)
+def test_a_process_that_comes_later_is_told_too(hosted: LocalSite, counting: JobSpec) -> None:
+    assert not hosted.backend.cancel(counting.ref)
     told = {pid for pid, _start in read(counting.ref).told}
     environ = {"WLM_JOB_TOKEN": counting.ref.token}
     child = os.posix_spawn("/bin/sleep", ["/bin/sleep", "30"], environ)
-    assert not local.backend.cancel(counting.ref)
+    assert not hosted.backend.cancel(counting.ref)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
     assert {pid for pid, _start in read(counting.ref).told} == told | {child}
 
@@ -125,18 +127,18 @@ def read(ref: JobRef) -> Asked:
 
 
 def test_without_room_for_notes_the_time_of_the_mark_counts(
-    local: LocalSite, counting: JobSpec
+    hosted: LocalSite, counting: JobSpec
 ) -> None:
     Path(counting.ref.attempt_dir, "asked").mkdir()
-    assert not local.backend.cancel(counting.ref)
+    assert not hosted.backend.cancel(counting.ref)
     os.utime(f"{counting.ref.attempt_dir}/cancelled", (time.time() - 3601,) * 2)
-    local.backend.cancel(counting.ref)
-    assert local.backend.cancel(counting.ref)
-    assert not local.living(counting.ref)
+    hosted.backend.cancel(counting.ref)
+    assert hosted.backend.cancel(counting.ref)
+    assert not hosted.living(counting.ref)
 
 
-def test_unfinished_notes(local: LocalSite) -> None:
-    ref = local.ref()
+def test_unfinished_notes(hosted: LocalSite) -> None:
+    ref = hosted.ref()
     Path(ref.attempt_dir).mkdir(parents=True)
     assert read(ref).grace_left(7.0) == 7.0
     Path(ref.attempt_dir, "asked").write_text(
@@ -151,8 +153,9 @@ def test_unfinished_notes(local: LocalSite) -> None:
     assert read(ref).since == first.since
 
 
+@here_only
 def test_looks_become_rare(
-    local: LocalSite, counting: JobSpec, monkeypatch: pytest.MonkeyPatch
+    hosted: LocalSite, counting: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[float] = []
     scan = processes.scan

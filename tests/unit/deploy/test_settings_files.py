@@ -39,7 +39,7 @@ def test_the_example_as_it_stands_sets_nothing() -> None:
 def test_all_of_the_example_is_valid(tmp_path: Path) -> None:
     (tmp_path / "wlm.toml").write_text(_uncommented(), encoding="utf-8")
     settings = load(tmp_path / "wlm.toml", environ={"HOME": str(tmp_path)})
-    assert set(settings.sites) == {"local", "cluster-a", "mesos"}
+    assert set(settings.sites) == {"local", "fermi", "cluster-a", "mesos"}
     assert not settings.embedded
     assert settings.alerts.admin == ("ops@example.org",)
 

@@ -11,6 +11,7 @@ import pytest
 from wlm_tasks.celery import WlmCelery, make_app
 from wlm_tasks.config import Settings, load
 from wlm_tasks.model.steps import ALL_QUEUES
+from wlm_tasks.scheduler.chain import hang_up
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def app(test_settings: Settings) -> Iterator[WlmCelery]:
     yield made
     _purge(made)
     made.runtime.close()
+    hang_up(made)
     made.close()
 
 

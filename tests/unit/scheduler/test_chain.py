@@ -154,6 +154,7 @@ def test_a_broker_out_of_reach(
         raise error
 
     monkeypatch.setattr("kombu.Producer.publish", refuse)
+    monkeypatch.setattr("wlm_tasks.scheduler.lines.Line.publish", refuse)
     with pytest.raises(ServiceError, match="broker: gone"):
         send(app, [WHOLE])
     with pytest.raises(ServiceError, match="broker: gone"):

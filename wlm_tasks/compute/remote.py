@@ -1,0 +1,323 @@
+"""A site's directories seen through any `Shell`: made, read and judged with one script a call.
+
+What is here knows nothing of networks or schedulers. The scripts need bash 4.4, coreutils and
+util-linux, and write one line for each fact; what follows from the facts is decided by whoever
+asked. See `wlm_tasks.compute.attempt` for the files of an attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from wlm_tasks.compute.attempt import Claim, ExitRecord, check_token
+from wlm_tasks.compute.base import JobRef
+from wlm_tasks.compute.processes import Place
+from wlm_tasks.compute.shell import Ran, Shell
+from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, StepError
+
+#: most that `SiteFiles.tail` reads of a file, in bytes
+TAIL_BYTES: Final = 256 * 1024
+#: what the scripts need on the site's host beside bash and coreutils
+TOOLS: Final = ("flock", "setsid")
+#: exit codes of the scripts
+_OUTSIDE: Final = 65
+_MISSING: Final = 66
+_REFUSED: Final = 67
+_UNDECIDED: Final = 75
+#: what C libraries say of faults that a file system or an operator mends
+_PASSING: Final = re.compile(
+    "No space left on device|Disk quota exceeded|Input/output error|Stale (NFS )?file handle"
+    "|Too many open files|Cannot allocate memory|Resource temporarily unavailable"
+    "|Interrupted system call|Connection timed out|Transport endpoint is not connected"
+    "|Host is down|No route to host|fork: "
+)
+#: and of those that trying again does not mend
+_LASTING: Final = re.compile(
+    "Permission denied|Operation not permitted|Read-only file system|No such file or directory"
+    "|Not a directory|Is a directory|File exists|File name too long|File too large"
+    "|Too many levels of symbolic links|Invalid cross-device link|Too many links"
+    "|Operation not supported|No such device or address|Numerical result out of range"
+)
+
+#: functions in front of every script; messages are English, whatever the user's locale is
+LIBRARY: Final = r"""
+LC_ALL=C
+umask 077
+need_inside() {  # WORKDIR SCRATCH: by where links lead
+  local work root
+  work=$(realpath -m -- "$1") && root=$(realpath -m -- "$2") || exit 1
+  [[ $work == "${root%/}"/?* ]] || exit 65
+}
+need() {  # TOOL...
+  local tool
+  if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    echo "bash $BASH_VERSION, expected 4.4 or later" >&2
+    exit 66
+  fi
+  for tool; do
+    hash "$tool" 2> /dev/null || { echo "$tool: not found" >&2; exit 66; }
+  done
+}
+place() {  # one line that says where pids mean something: host, boot, machine, pid namespace
+  local host boot machine=
+  read -r host < /proc/sys/kernel/hostname
+  read -r boot < /proc/sys/kernel/random/boot_id
+  [ -r /etc/machine-id ] && read -r machine < /etc/machine-id
+  machine=${machine//[^0-9A-Za-z_-]/}
+  namespace=$(readlink "/proc/$$/ns/pid")
+  namespace=${namespace//[^0-9]/}  # not local: scripts use it
+  printf 'place %s %s %s %s\n' "${host//[^A-Za-z0-9._-]/}" "$boot" "$namespace" "$machine"
+}
+marker() {  # INDEX WORD FILE: its first line in `line`, and on a line of the output
+  line=
+  if [ ! -e "$3" ]; then
+    [ ! -L "$3" ] || printf '%s trouble %s: is a symbolic link\n' "$1" "$2"
+    return
+  fi
+  if [ ! -f "$3" ]; then
+    printf '%s trouble %s: is no regular file\n' "$1" "$2"
+  elif IFS= read -r -n 4096 line < "$3"; [ -n "$line" ] || [ ! -s "$3" ]; then
+    printf '%s %s %s\n' "$1" "$2" "$line"
+  else
+    printf '%s trouble %s: %s\n' "$1" "$2" "$( { : < "$3"; } 2>&1 | tr '\n' ' ')"
+  fi
+} 2> /dev/null
+markers() {  # INDEX ATTEMPT: `claimed` is the claim's text, `over` that of the exit record
+  claimed= over=
+  if [ -d "$2" ] && [ -x "$2" ]; then
+    printf '%s directory\n' "$1"
+  elif [ -e "$2" ] || [ -L "$2" ]; then
+    printf '%s trouble %s\n' "$1" "$( { cd -- "$2"; } 2>&1 | tr '\n' ' ')"
+    return
+  else
+    return
+  fi
+  if [ -e "$2/cancelled" ] || [ -L "$2/cancelled" ]; then printf '%s cancelled\n' "$1"; fi
+  marker "$1" started "$2/started"
+  claimed=$line
+  marker "$1" exit "$2/exit.json"  # last: it is there before anything of the job is gone
+  over=$line
+}
+"""
+_PREPARE: Final = r"""
+workdir=$1 scratch=$2 probe=$3
+shift 3
+need realpath ln "$@"
+need_inside "$workdir" "$scratch"
+mkdir -p -m 700 -- "$workdir" && chmod 700 -- "$workdir" || exit
+trap 'rm -f -- "$probe" "$probe-link"' EXIT
+printf '%4096s' '' > "$probe" && ln -T -- "$probe" "$probe-link" || exit
+"""
+_MARKERS: Final = r"""
+scratch=$1
+shift
+cd -- "$scratch" || exit 66
+place
+index=0
+for attempt; do
+  markers "$index" "$attempt"
+  index=$((index + 1))
+done
+exit 0
+"""
+# the payload can put anything there: no link is followed, no FIFO waited for
+_TAIL: Final = r"""
+file=$1 most=$2
+if [ -L "$file" ] || [ ! -f "$file" ]; then
+  [ ! -e "$file" ] || [ -r "${file%/*}" ] || cd -- "${file%/*}"
+  exit
+fi
+size=$(stat -c %s -- "$file") || exit
+from=$((size > most ? size - most : 0))
+exec dd if="$file" iflag=nofollow,nonblock,skip_bytes,count_bytes,fullblock bs=64K \
+  skip="$from" count="$most" status=none
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Markers:
+    """What the directory of one attempt tells, at one moment."""
+
+    directory: bool = False  #: whether it is there
+    cancelled: bool = False
+    started: Mapping[str, Any] | None = None  #: the claim as it was written, empty if senseless
+    exit: ExitRecord | None = None
+    trouble: str = ""  #: what could not be read; then what is missing here proves nothing
+
+    def claim(self, place: Place) -> Claim | None:
+        """The claim, None if there is none; `place` is where it was read."""
+        return None if self.started is None else Claim.of_json(self.started, place)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """One look at many attempts."""
+
+    place: Place  #: the host that was asked
+    of: Mapping[str, Markers]  #: by token
+    more: Mapping[str, Sequence[str]]  #: by token, lines that other scripts add
+
+
+class SiteFiles:
+    """The directories of one site, below `scratch` on the host of a shell."""
+
+    def __init__(self, shell: Shell, scratch: str) -> None:
+        self.scratch = os.path.normpath(scratch)
+        self._shell = shell
+
+    def check(self, workdir: str) -> None:
+        """Raise `JobRejectedError` unless the text names a directory below scratch.
+
+        Where links lead is for the script to see: `need_inside` of the `LIBRARY`.
+        """
+        inside = PurePosixPath(self.scratch) in PurePosixPath(workdir).parents
+        if "\0" in workdir or os.path.normpath(workdir) != workdir or not inside:
+            raise self._outside(workdir)
+
+    def run(self, script: str, arguments: Sequence[str], *, about: str, **how: Any) -> bytes:
+        """Run a script behind the `LIBRARY` and return its output.
+
+        Raises what `failure` makes of it if it does not exit with 0; `about` is the directory.
+        """
+        ran = self._shell.run(LIBRARY + script, arguments, **how)
+        if ran.code == _OUTSIDE:
+            raise self._outside(about)
+        if ran.code:
+            raise failure(ran, about)
+        return ran.out
+
+    def prepare(self, workdir: str, tools: Sequence[str] = TOOLS) -> None:
+        """Make the directory (mode 0700), check that it takes files and hard links.
+
+        Raises `JobRejectedError` if it is not below scratch, by its text or by where links lead,
+        or cannot be written, `BackendUnavailableError` for what passes: a full disk, a missing
+        tool.
+        """
+        self.check(workdir)
+        probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"
+        self.run(_PREPARE, [workdir, self.scratch, probe, *tools], about=workdir)
+
+    def markers(self, refs: Sequence[JobRef]) -> Seen:
+        """Read the markers of many attempts in one script.
+
+        Raises `BackendUnavailableError` if scratch is away: then nothing is known of any.
+        """
+        return self.look(_MARKERS, refs)
+
+    def look(self, script: str, refs: Sequence[JobRef], arguments: Sequence[str] = ()) -> Seen:
+        """Run a script that prints `place` and `markers` of all attempts, and parse that.
+
+        Its arguments are scratch, `arguments`, and the attempts' directories.
+        """
+        for ref in refs:
+            check_token(ref.token)
+        places = [ref.attempt_dir for ref in refs]
+        out = self.run(script, [self.scratch, *arguments, *places], about=self.scratch)
+        return parse(out, [ref.token for ref in refs])
+
+    def tail(self, ref: JobRef, stream: str, lines: int) -> str:
+        """Return the last lines, of at most `TAIL_BYTES` bytes; bytes not UTF-8 become U+FFFD.
+
+        Empty if there is no such file, or no regular one.
+        """
+        if stream not in {"stdout", "stderr"}:
+            raise ValueError(f"stream: got {stream!r}, expected stdout or stderr")
+        check_token(ref.token)
+        file = f"{ref.attempt_dir}/{stream}"
+        text = self.run(_TAIL, [file, str(TAIL_BYTES)], about=file).decode(errors="replace")
+        return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+
+    def _outside(self, workdir: str) -> JobRejectedError:
+        return JobRejectedError(
+            f"workdir: got {workdir!r}, expected a directory below {self.scratch}"
+        )
+
+
+def failure(ran: Ran, place: str) -> StepError:
+    """Return the error of a script that failed: a lasting fault is `JobRejectedError`.
+
+    What is not known for lasting may pass: `BackendUnavailableError`. A script that exits with 66
+    or 75 says that it does (something is not there, is not known yet), with 67 that it does not.
+    The words are the site's
+    own, the last line of them; `place` is put in front unless they name it.
+    """
+    said = ran.said.splitlines()
+    kind: type[StepError] = JobRejectedError if ran.code == _REFUSED else BackendUnavailableError
+    told: str | None = None
+    if ran.code not in {_MISSING, _REFUSED, _UNDECIDED}:
+        told = _last(said, _PASSING)
+        if told is None and (told := _last(said, _LASTING)):
+            kind = JobRejectedError
+    told = told or (said[-1] if said else f"a script ended with code {ran.code}")
+    # what the shell and the tools put in front of a path helps nobody
+    told = re.sub(r"^(wlm|bash): (line \d+: )?", "", told)[:500]
+    return kind(told if place in told else f"{place}: {told}")
+
+
+def _last(lines: Sequence[str], words: re.Pattern[str]) -> str | None:
+    return next((line for line in reversed(lines) if words.search(line)), None)
+
+
+def parse(out: bytes, tokens: Sequence[str]) -> Seen:
+    """Return what a script wrote that printed `place` and `markers`.
+
+    Raises `BackendUnavailableError` for what it cannot have written.
+    """
+    place: Place | None = None
+    found: dict[str, dict[str, Any]] = {token: {} for token in tokens}
+    more: dict[str, list[str]] = {token: [] for token in tokens}
+    for line in out.decode(errors="replace").split("\n"):
+        first, _, rest = line.partition(" ")
+        word, _, value = rest.partition(" ")
+        if first == "place":
+            place = _place(rest)
+        elif first.isdecimal() and int(first) < len(tokens):
+            token = tokens[int(first)]
+            if word in _FACTS:
+                _FACTS[word](found[token], value)
+            else:
+                more[token].append(rest)
+    if place is None:
+        raise BackendUnavailableError("the site's answer has no beginning; was it cut off?")
+    of = {token: Markers(**facts) for token, facts in found.items()}
+    return Seen(place=place, of=of, more=more)
+
+
+def _place(text: str) -> Place:
+    try:
+        host, boot, namespace, machine = text.split(" ")
+    except ValueError:
+        raise BackendUnavailableError(
+            f"the site does not say where it is: {text[:200]!r}"
+        ) from None
+    return Place(host=host, boot=boot, machine=machine, namespace=namespace)
+
+
+def _json(text: str) -> dict[str, Any]:
+    with suppress(ValueError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _exit(facts: dict[str, Any], text: str) -> None:
+    if data := _json(text):
+        facts["exit"] = ExitRecord.of_json(data)
+
+
+_FACTS: Final[dict[str, Callable[[dict[str, Any], str], None]]] = {
+    "directory": lambda facts, _text: facts.update(directory=True),
+    "cancelled": lambda facts, _text: facts.update(cancelled=True),
+    "started": lambda facts, text: facts.update(started=_json(text)),
+    "exit": _exit,
+    "trouble": lambda facts, text: facts.update(trouble=text.strip()),
+}

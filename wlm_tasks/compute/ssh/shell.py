@@ -1,0 +1,161 @@
+"""A shell on another host, over SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
+
+import asyncssh
+
+from wlm_tasks.compute.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
+from wlm_tasks.compute.ssh.address import Address
+from wlm_tasks.compute.ssh.connections import Line, connections
+from wlm_tasks.compute.ssh.faults import FOREIGN, translated
+from wlm_tasks.errors import BackendUnavailableError, SiteTroubleError, SiteUnreachableError
+
+#: pauses before a session that was refused is asked for again, in seconds, each twice as long
+_FIRST_PAUSE_S: Final = 0.02
+_LAST_PAUSE_S: Final = 1.0
+_T = TypeVar("_T")
+
+
+class SshShell(Shell):
+    """Runs scripts on the host of an address.
+
+    Raises `SiteUnreachableError`, `SiteAuthError` or `SiteOverloadedError` where there is no way
+    to the host, and where the connection broke before the script had ended.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    def run(
+        self,
+        script: str,
+        arguments: Sequence[str] = (),
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = RUN_TIMEOUT_S,
+    ) -> Ran:
+        """Run the script in a bash started by the user's login shell."""
+        letter = compose(script, arguments, stdin)
+
+        async def deliver(connection: asyncssh.SSHClientConnection) -> Ran:
+            return await self._deliver(connection, letter, timeout_s)
+
+        return self.use(deliver)
+
+    def use(self, work: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]]) -> _T:
+        """Do `work` with one channel of the connection, on the thread that keeps connections.
+
+        It is done again with a new connection if it raises `ChannelGoneError`: an old one may
+        have broken while nobody looked.
+        """
+        kept = connections()
+
+        async def anew() -> _T:
+            line = kept.line(self.address)
+            try:
+                return await self._once(line, work)
+            except ChannelGoneError:
+                with translated(self.address, "opening a channel"):
+                    try:
+                        return await self._once(line, work)
+                    except ChannelGoneError as error:
+                        raise error.args[0] from error
+
+        return kept.wait(anew())
+
+    async def _once(
+        self, line: Line, work: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]]
+    ) -> _T:
+        async with line.channel() as connection:
+            try:
+                with translated(self.address, "running a command"):
+                    return await work(connection)
+            except ChannelGoneError:
+                connection.abort()
+                raise
+            except CommandGivenUpError:
+                line.retire(connection)
+                raise
+
+    def close(self) -> None:
+        """End the connection."""
+        kept = connections()
+        kept.wait(kept.close(self.address))
+
+    async def _deliver(
+        self, connection: asyncssh.SSHClientConnection, letter: Letter, timeout_s: float
+    ) -> Ran:
+        process = await open_channel(
+            connection, lambda: connection.create_process(letter.command, encoding=None)
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                out, err = await process.communicate(letter.stdin)
+        except TimeoutError as error:
+            raise CommandGivenUpError(
+                f"{self.address}: a command did not end within {timeout_s:g} s"
+            ) from error
+        finally:
+            # after a full end nothing is left of it, and this does nothing
+            with suppress(*FOREIGN):
+                process.kill()
+            process.close()
+        return self._answer(letter, _code(process), bytes(out or b""), bytes(err or b""))
+
+    def _answer(self, letter: Letter, code: int | None, out: bytes, err: bytes) -> Ran:
+        if code is None:
+            raise SiteUnreachableError(
+                f"{self.address}: connection lost while a command ran; it may have done its work"
+            )
+        ran = letter.answer(code, out, err)
+        if ran is None:
+            said = (err.strip() or out.strip()).decode(errors="replace")[-300:]
+            raise SiteTroubleError(
+                f"{self.address}: its login shell ran no bash (exit {code}): {said or 'no word'}"
+            )
+        return ran
+
+
+class CommandGivenUpError(BackendUnavailableError):
+    """A command did not end in time; it may go on."""
+
+
+class ChannelGoneError(Exception):
+    """No channel could be opened because the connection is gone; its argument is the cause."""
+
+
+async def open_channel(
+    connection: asyncssh.SSHClientConnection, opening: Callable[[], Awaitable[_T]]
+) -> _T:
+    """Open a channel; raises `ChannelGoneError` if the connection turns out to be broken.
+
+    Nothing has been done by then: what a command is to do follows on the channel.
+    """
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await opening()
+        except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, OSError) as error:
+            refused = isinstance(error, asyncssh.ChannelOpenError)
+            if connection.is_closed() or not refused:
+                raise ChannelGoneError(error) from error
+            # sshd counts a session for a moment after its end
+            if pause > _LAST_PAUSE_S:
+                raise
+        await asyncio.sleep(pause)
+        pause *= 2
+
+
+def _code(process: asyncssh.SSHClientProcess[bytes]) -> int | None:
+    """Return exit status, or minus the signal's number; None if the connection broke."""
+    if process.exit_signal is not None:
+        name = process.exit_signal[0]
+        number = getattr(signal, f"SIG{name}", None)
+        return -int(number) if number is not None else 255
+    return process.exit_status
