@@ -2,12 +2,15 @@
 
 Fixtures to ask for:
 
-``rabbitmq``, ``postgresql``, ``sshd``
+``rabbitmq``, ``postgresql``, ``sshd``, ``aurora``
     One private server each for the whole run; do not stop them.
 ``broker_url``, ``postgresql_url``
     A fresh virtual host, a fresh database in them, for one test.
-``make_rabbitmq(**settings)``, ``make_postgresql()``, ``make_sshd(**settings)``
+``make_rabbitmq(**settings)``, ``make_postgresql()``, ``make_sshd(**settings)``,
+``make_aurora()``
     Servers of the test's own, to kill, to restart or to set up differently.
+``slurm``, ``make_slurm(nodes=..., settings=...)``
+    The run's private Slurm, and those of a test's own.
 ``spawn(argv, name=...)``
     A child process with a log file that certainly ends with the test.
 ``long_campaign``

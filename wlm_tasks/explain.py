@@ -82,7 +82,8 @@ def _watching(situation: Situation, step: StepView) -> str:
     native = f" as {job.native_id}" if job.native_id else ""
     state = str(job.state).lower()
     when = _ago(situation.now, job.started_at or step.started_at)
-    return f"job {job.token} is {state} at site {job.site}{native}{when}{trouble}"
+    reason = f": {job.reason}" if job.reason else ""
+    return f"job {job.token} is {state} at site {job.site}{native}{when}{reason}{trouble}"
 
 
 def _backoff(situation: Situation, step: StepView) -> str:

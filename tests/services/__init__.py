@@ -19,8 +19,10 @@ GUARDIAN: Final = pytest.StashKey[Guardian]()
 #: Marker of a service, and the fixtures whose use means that a test needs it.
 SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
+    "aurora": {"aurora", "make_aurora"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
-    "sshd": {"sshd", "make_sshd"},
+    "slurm": {"slurm", "make_slurm", "login_node"},
+    "sshd": {"sshd", "make_sshd", "login_node"},
 }
 
 

@@ -10,9 +10,11 @@ from typing import Protocol
 import pytest
 
 from services import GUARDIAN, require_service
+from services.aurora import PrivateAurora
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
+from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
 
 
@@ -117,6 +119,41 @@ def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
 
 
 @pytest.fixture(scope="session")
+def aurora_server(session_dir: Path) -> Iterator[PrivateAurora]:
+    """The run's private Aurora; tests take it by `aurora`."""
+    require_service("the Thrift compiler", PrivateAurora.available())
+    with PrivateAurora(session_dir / "aurora") as server:
+        yield server
+
+
+@pytest.fixture
+def aurora(aurora_server: PrivateAurora) -> PrivateAurora:
+    """The run's private Aurora with every fault switched off."""
+    aurora_server.reset()
+    return aurora_server
+
+
+MakeAurora = Callable[[], PrivateAurora]
+
+
+@pytest.fixture
+def make_aurora(session_dir: Path) -> Iterator[MakeAurora]:
+    """Start schedulers of the test's own."""
+    require_service("the Thrift compiler", PrivateAurora.available())
+    made: list[PrivateAurora] = []
+
+    def make() -> PrivateAurora:
+        server = PrivateAurora(session_dir / f"aurora-{os.urandom(4).hex()}")
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="session")
 def sshd(session_dir: Path) -> Iterator[PrivateSshd]:
     """The run's private SSH server; its `options` are the settings of a site behind it."""
     require_service("sshd", PrivateSshd.available())
@@ -139,6 +176,50 @@ def make_sshd(session_dir: Path) -> Iterator[MakeSshd]:
     def make(*, max_sessions: int = 10) -> PrivateSshd:
         directory = session_dir / f"sshd-{os.urandom(4).hex()}"
         server = PrivateSshd(directory, max_sessions=max_sessions)
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def slurm(session_dir: Path) -> Iterator[PrivateSlurm]:
+    """The run's private Slurm with two nodes; a test finds it by `slurm.environ`."""
+    require_service("Slurm", PrivateSlurm.available())
+    with PrivateSlurm(session_dir / "slurm") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def login_node(session_dir: Path, slurm: PrivateSlurm) -> Iterator[PrivateSshd]:
+    """An SSH server whose users reach the private Slurm by their start-up file."""
+    require_service("sshd", PrivateSshd.available())
+    with PrivateSshd(session_dir / "login") as server:
+        lines = [f"export {name}={value}\n" for name, value in slurm.environ.items()]
+        (server.home / ".bashrc").write_text("".join(lines))
+        yield server
+
+
+class MakeSlurm(Protocol):
+    """Type of the fixture `make_slurm`."""
+
+    def __call__(
+        self, *, nodes: int = 1, settings: Mapping[str, object] | None = None
+    ) -> PrivateSlurm: ...
+
+
+@pytest.fixture
+def make_slurm(session_dir: Path) -> Iterator[MakeSlurm]:
+    """Start Slurms of the test's own; the settings are lines of slurm.conf."""
+    require_service("Slurm", PrivateSlurm.available())
+    made: list[PrivateSlurm] = []
+
+    def make(*, nodes: int = 1, settings: Mapping[str, object] | None = None) -> PrivateSlurm:
+        directory = session_dir / f"slurm-{os.urandom(4).hex()}"
+        server = PrivateSlurm(directory, nodes=nodes, settings=settings)
         made.append(server)
         server.start()
         return server

@@ -219,6 +219,18 @@ def test_a_batch_of_reports(world: World) -> None:
     assert len(ready) == 3
 
 
+def test_why_a_job_waits_may_change_while_it_waits(world: World) -> None:
+    experiment_id, token = world.submitted()
+    for reason in ("Too few CPUs", "Too little memory", None):
+        assert world.report(token, JobRecord.PENDING, reason=reason) == []
+        [job] = world.store.views.jobs(experiment_id)
+        assert (job.state, job.reason) == (JobRecord.PENDING, reason)
+        assert [live.reason for live in world.store.jobs.live("alpha")] == [reason]
+    world.end_job(experiment_id)
+    world.report(token, JobRecord.PENDING, reason="told late")
+    assert world.store.views.jobs(experiment_id)[0].reason is None
+
+
 def test_a_report_of_an_intent_or_of_nothing_is_nothing(world: World) -> None:
     claim = world.running(SUBMIT)
     token = world.intend(claim)

@@ -129,6 +129,14 @@ CASES: list[tuple[Situation, str]] = [
         "monitor: job wlm-abcdefghij-1 is pending at site alpha, for 10 s",
     ),
     (
+        _situation(
+            _at(MONITOR, S.WATCHING),
+            E.SUBMITTED,
+            job=replace(JOB, state=JobRecord.PENDING, started_at=None, reason="Too few CPUs"),
+        ),
+        "monitor: job wlm-abcdefghij-1 is pending at site alpha as 4711, for 10 s: Too few CPUs",
+    ),
+    (
         _situation(_at(MONITOR, S.WATCHING), E.RUNNING, job=JOB, poll_error="ssh: no route"),
         "monitor: job wlm-abcdefghij-1 is running at site alpha as 4711, for 30 s"
         "; the site cannot be asked: ssh: no route",

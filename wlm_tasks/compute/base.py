@@ -56,6 +56,7 @@ class JobSpec:
     resources: Resources
     variables: Mapping[str, str] = field(default_factory=dict)  #: environment of the payload
     name: str = ""  #: the experiment's name, for people
+    priority: int = 0  #: 0 to 9, a higher number goes first, where the site has such a thing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,10 @@ class ComputeBackend(ABC):
     def caveats(self) -> tuple[str, ...]:
         """What this site cannot promise as it is set up, a sentence each."""
         return ()
+
+    def links(self, ref: JobRef) -> dict[str, str]:  # noqa: ARG002 - for those that have some
+        """Pages on which a person finds the job, by name; empty where a site has none."""
+        return {}
 
     @property
     def files(self) -> SiteStore | None:

@@ -54,6 +54,8 @@ identify() {
   wlm_namespace=${wlm_namespace//[^0-9]/}
   wlm_alive=${2-}
   wlm_alive=${wlm_alive//[^0-9:]/}
+  wlm_job=${SLURM_JOB_ID-}
+  wlm_job=${wlm_job//[^0-9]/}
 }
 
 claim() {  # a hard link appears whole and only once; whether it is ours tells the inode
@@ -63,8 +65,8 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
   wlm_record=$wlm_attempt/exit.${wlm_boot:0:8}.$$.$wlm_start
   printf '{"pid":%s,"start":%s,"boot":"%s","host":"%s","machine":"%s",' \
     "$$" "$wlm_start" "$wlm_boot" "$wlm_host" "$wlm_machine" > "$wlm_mine" || exit
-  printf '"namespace":"%s","epoch":%s,"limit":%s,"alive":"%s"}\n' \
-    "$wlm_namespace" "$wlm_begun" "$wlm_limit" "$wlm_alive" >> "$wlm_mine" || exit
+  printf '"namespace":"%s","epoch":%s,"limit":%s,"alive":"%s","job":"%s"}\n' \
+    "$wlm_namespace" "$wlm_begun" "$wlm_limit" "$wlm_alive" "$wlm_job" >> "$wlm_mine" || exit
   # room for the evidence while there is any: the payload may fill the disk
   printf '%255s\n' '' > "$wlm_record" || exit
   ln -T "$wlm_mine" "$wlm_attempt/started" 2> /dev/null
@@ -75,9 +77,34 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
     ln -T "$wlm_mine" "$wlm_attempt/started"  # once more, for the message
     [ "$wlm_mine" -ef "$wlm_attempt/started" ] && return
   fi
+  stay
   rm -f "$wlm_mine" "$wlm_record"
   exit
 }
+
+stay() {  # as long as the first copy of this very job lives on this host, then judge it
+  local line pattern='"pid":([0-9]+),"start":([0-9]+),"boot":"([^"]*)".*"namespace":"([0-9]*)"'
+  pattern+=',"epoch":([0-9.]+),.*"job":"([0-9]+)"'
+  # Slurm launches a job again, under the same id, when its controller lost its memory. Were this
+  # copy to leave at once, the job would be over for Slurm, and it would end the first one.
+  read -r line < "$wlm_attempt/started"
+  [[ $line =~ $pattern ]] && [ "${BASH_REMATCH[6]}" = "$wlm_job" ] || return
+  [ "${BASH_REMATCH[3]}:${BASH_REMATCH[4]}" = "$wlm_boot:$wlm_namespace" ] || return
+  while lives "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"; do sleep 0.5; done
+  [ ! -e "$wlm_attempt/exit.json" ] || return
+  wlm_begun=${BASH_REMATCH[5]}
+  wlm_code=null
+  wlm_reason='ended by Slurm, which then launched it again; it was not run a second time'
+  sweep
+  finish
+}
+
+lives() {  # PID START
+  local stat=
+  IFS= read -r -d '' stat < "/proc/$1/stat"
+  stat=(${stat##*) })
+  [ "${stat[19]-}" = "$2" ]
+} 2> /dev/null
 
 leftovers() {  # sets `wlm_left` to what has the token or is of this session, this shell excepted
   local dir pid stat entries IFS=$'\x1f'
@@ -196,7 +223,7 @@ main() {
   run
   sweep
   judge
-  exit
+  exit "$wlm_code"
 }
 main "$@"
 exit

@@ -64,8 +64,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let only the errors out that the interface names."""
+def translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let only the errors out that the interface names, of methods that work on files."""
 
     @functools.wraps(method)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -104,10 +104,10 @@ class LocalBackend(ComputeBackend):
             raise ConfigError(f"sites.{name}.scratch: got {scratch!r}, expected an absolute path")
         self._bells = bells
 
-    @_translated
+    @translated
     def prepare(self, workdir: str) -> None:
         """Make the experiment's directory, check that it takes files and hard links."""
-        self._check_inside(workdir)
+        self.check_inside(workdir)
         path = Path(workdir)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
@@ -123,17 +123,17 @@ class LocalBackend(ComputeBackend):
                 with suppress(OSError):
                     Path(name).unlink()
 
-    @_translated
+    @translated
     def discard(self, workdir: str) -> bool:
         """Remove the directory and what is in it."""
-        self._check_inside(workdir)
+        self.check_inside(workdir)
         shutil.rmtree(workdir)
         return True
 
-    @_translated
+    @translated
     def submit(self, spec: JobSpec) -> Submitted:
         """Start the job unless its claim is there; return once its claim is there."""
-        self._check_inside(spec.ref.workdir)
+        self.check_inside(spec.ref.workdir)
         if spec.resources.nodes > 1:
             raise JobRejectedError(
                 f"resources.nodes: got {spec.resources.nodes}, expected 1 on a local site"
@@ -157,20 +157,20 @@ class LocalBackend(ComputeBackend):
         """Judge by the files; look at all processes at most once, and only if one seems lost."""
         return evidence.judge(refs)
 
-    @_translated
+    @translated
     def find(self, ref: JobRef) -> str | None:
         """Return the native id from the claim."""
         claim = Attempt(ref).claim()
         return None if claim is None or claim.where is Where.NOWHERE else claim.native_id
 
-    @_translated
+    @translated
     def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
         """Take the claim, or go on with ending the job's processes until none is left.
 
         False while something still lives, or if the job runs in another living container or on
         another host of a shared file system.
         """
-        self._check_inside(ref.workdir)
+        self.check_inside(ref.workdir)
         attempt = Attempt(ref)
         with attempt.locked(wait_s):
             if attempt.exit() is None:
@@ -184,7 +184,7 @@ class LocalBackend(ComputeBackend):
             attempt.record_cancelled(claim)
         return True
 
-    @_translated
+    @translated
     def tail(self, ref: JobRef, stream: str, lines: int) -> str:
         """Return the last lines, of at most `TAIL_BYTES` bytes; bytes not UTF-8 become U+FFFD."""
         if stream not in {"stdout", "stderr"}:
@@ -211,7 +211,8 @@ class LocalBackend(ComputeBackend):
         """Return the path as a ``file://`` URL."""
         return f"file://{quote(os.fsencode(path))}"
 
-    def _check_inside(self, workdir: str) -> None:
+    def check_inside(self, workdir: str) -> None:
+        """Raise `JobRejectedError` for a directory that is not below the scratch directory."""
         scratch = Path(self._scratch)
         # by its text and by where links lead
         if (

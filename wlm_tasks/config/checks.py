@@ -31,6 +31,7 @@ per_second = number("a number a second above 0", lambda x: x > 0)
 KIND: Final = "the kind of the site, such as 'local'"
 kind = matching(r"[a-z][a-z0-9_-]{0,31}", KIND)
 _word = matching(r"[^\s\x00-\x1f\x7f]{1,255}", "1 to 255 characters without blanks")
+_words = matching(r"[^\x00-\x1f\x7f]{1,1024}", "1 to 1024 characters, commas between the hosts")
 
 
 def one_of(*choices: str) -> Callable[[object], str]:
@@ -137,6 +138,13 @@ def _file(value: object) -> str:
     return value
 
 
+def _reference(value: object) -> str:
+    """Check for a reference to a secret; what it leads to is read when it is needed."""
+    if not isinstance(value, str) or not re.fullmatch(r"env:[A-Za-z_]\w*|file:/.+", value):
+        raise ValueError("env:NAME or file:/PATH, never the secret itself")
+    return value
+
+
 #: settings of a site beyond the common ones; the backend of its kind says which it needs
 OPTIONS: Final[dict[str, Check]] = {
     "url": site_url,
@@ -149,6 +157,12 @@ OPTIONS: Final[dict[str, Check]] = {
     "key_file": _file,
     "known_hosts": _file,
     "proxy_jump": _word,
+    "tier": _word,
+    "hosts": _words,
+    "credentials": _reference,
+    "mesos_url": site_url,
+    "memory_mb": whole(1, 1_000_000_000),
+    "disk_mb": whole(1, 1_000_000_000),
     "partition": _word,
     "account": _word,
     "qos": _word,
@@ -159,7 +173,10 @@ _OF_KIND: Final[dict[str, tuple[str, ...]]] = {
     "local": (),
     "ssh": _SSH,
     "slurm": (*_SSH, "partition", "account", "qos"),
-    "aurora": ("url", "cluster", "role", "environment"),
+    "aurora": (
+        *("url", "cluster", "role", "environment", "tier", "hosts", "credentials", "mesos_url"),
+        *("memory_mb", "disk_mb"),
+    ),
 }
 
 

@@ -41,6 +41,7 @@ class LiveJob:
     native_id: str | None
     state: JobRecord
     spec: str  #: the experiment as JSON
+    reason: str | None  #: in the site's words, such as why it waits
     unknown: bool = False  #: its site could not tell about it
 
 
@@ -52,6 +53,7 @@ _LIVE_JOBS = (
         jobs.c.workdir,
         jobs.c.native_id,
         jobs.c.state,
+        jobs.c.reason,
         jobs.c.unknown_at,
         experiments.c.spec,
     )
@@ -264,6 +266,7 @@ class Jobs:
                     native_id=row.native_id,
                     state=JobRecord(row.state),
                     spec=row.spec,
+                    reason=row.reason,
                     unknown=row.unknown_at is not None,
                 )
                 for row in connection.execute(statement)

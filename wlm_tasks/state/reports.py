@@ -48,6 +48,15 @@ _RECORD = (
     .returning(jobs.c.experiment_id, jobs.c.number)
 )
 _RECORD_END = _RECORD.values(ended_at=func.coalesce(bindparam("b_ended"), db_now()))
+_REASON = (
+    update(jobs)
+    .where(
+        jobs.c.token == bindparam("b_token"),
+        jobs.c.state == bindparam("b_state"),
+        jobs.c.state.in_(literal_states("PENDING", "RUNNING")),
+    )
+    .values(reason=bindparam("b_reason"))
+)
 # locked: nobody may cancel between this look at the step and the move of it
 _WATCHING = (
     select(steps.c.seq, steps.c.last)
@@ -80,6 +89,9 @@ def record_job(connection: Connection, report: JobReport) -> NextStep | None:
         params["b_ended"] = report.ended_at
     job = connection.execute(_RECORD if live else _RECORD_END, params).one_or_none()
     if job is None:
+        if live:  # it stands as before; why it waits may have changed
+            known = {"b_token": report.token, "b_state": report.state.value}
+            connection.execute(_REASON, {**known, "b_reason": report.reason})
         return None
     if live:
         if report.state is JobRecord.RUNNING:

@@ -193,6 +193,7 @@ def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
         resources=experiment.resources,
         variables=experiment.variables,
         name=experiment.name,
+        priority=experiment.priority,
     )
 
 

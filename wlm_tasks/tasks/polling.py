@@ -128,13 +128,15 @@ def look_at_jobs(runtime: Runtime, name: str, tokens: Sequence[str] | None) -> L
     for job in live:
         status = statuses.get(job.token)
         found_out = job_report(job.token, status, experiments[job.token]) if status else None
-        if found_out is not None and found_out.state is not job.state:
+        if found_out and (found_out.state, found_out.reason) != (job.state, job.reason):
             reports.append(found_out)
+    states = {job.token: job.state for job in live}
+    changed = any(one.state is not states[one.token] for one in reports)
     _note_unknown(runtime, live, statuses)
     ready: list[NextStep] = []
     for start in range(0, len(reports), _BATCH):
         ready += runtime.store.jobs.record(reports[start : start + _BATCH])
-    return Look(ready, bool(reports), _soonest_end_s(statuses, experiments))
+    return Look(ready, changed, _soonest_end_s(statuses, experiments))
 
 
 def _note_unknown(

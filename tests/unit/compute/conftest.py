@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unit.compute.aurora_site import AuroraSite
 from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
+from unit.compute.slurm_site import SlurmSite
 
+from services.aurora import PrivateAurora
+from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
 
 
@@ -37,6 +41,15 @@ def fake(scratch: Path) -> FakeTestSite:
 
 
 @pytest.fixture
+def mesos(scratch: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
+    """An Aurora site with its working directory prepared."""
+    site = AuroraSite(scratch, aurora)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+
+
+@pytest.fixture
 def ssh(scratch: Path, sshd: PrivateSshd) -> Iterator[SshSite]:
     """A plain host behind SSH with its working directory prepared."""
     site = SshSite(scratch, sshd)
@@ -55,6 +68,29 @@ def hosted(request: pytest.FixtureRequest) -> LocalSite:
 
 
 @pytest.fixture
+def slurm_site(
+    slurm: PrivateSlurm, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SlurmSite]:
+    """The run's private Slurm, its commands on this host."""
+    site = SlurmSite.of(slurm, scratch, monkeypatch)
+    yield site
+    site.clean()
+
+
+@pytest.fixture
+def slurm_ssh(
+    slurm: PrivateSlurm, login_node: PrivateSshd, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SlurmSite]:
+    """The same Slurm from outside: its commands are on a host behind SSH."""
+    site = SlurmSite.of(slurm, scratch, monkeypatch, **login_node.options)
+    site.rings = False
+    site.url = f"sftp://{login_node.user}@{login_node.host}:{login_node.port}"
+    yield site
+    site.clean()
+    site.backend.close()
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB; needs root and the right to mount."""
     place = tmp_path / "small"
@@ -66,7 +102,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.fixture(params=["local", "fake", "ssh"])
+@pytest.fixture(params=["local", "fake", "ssh", "slurm_site", "slurm_ssh", "mesos"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)

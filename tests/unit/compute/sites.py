@@ -55,8 +55,9 @@ class Site(ABC):
     def status(self, ref: JobRef) -> JobStatus:
         return self.backend.status([ref])[ref.token]
 
-    def wait_state(self, ref: JobRef, state: JobState) -> JobStatus:
-        wait_for(lambda: self.status(ref).state is state, what=f"state {state}, {self.status(ref)}")
+    def wait_state(self, ref: JobRef, state: JobState, timeout: float = 10.0) -> JobStatus:
+        what = f"state {state}, {self.status(ref)}"
+        wait_for(lambda: self.status(ref).state is state, timeout, what)
         return self.status(ref)
 
     def wait_end(self, ref: JobRef) -> JobStatus:

@@ -69,6 +69,7 @@ def test_status_of_many_jobs(site: Site) -> None:
         site.backend.submit(spec)
     site.wait_end(good.ref)
     site.wait_end(bad.ref)
+    site.wait_state(endless.ref, JobState.RUNNING)
     never = site.ref()
     found = site.backend.status([good.ref, bad.ref, endless.ref, never])
     assert {token: status.state for token, status in found.items()} == {
@@ -84,14 +85,16 @@ def test_another_backend_finds_a_job_by_its_token_alone(site: Site) -> None:
     spec = site.job(exit_code=None)
     native_id = site.backend.submit(spec).native_id
     bare = replace(spec.ref, native_id=None)
+    site.wait_state(spec.ref, JobState.RUNNING)
     assert site.another().find(bare) == native_id
+    site.wait_state(spec.ref, JobState.RUNNING)
     assert site.another().status([bare])[bare.token].state is JobState.RUNNING
 
 
 def test_cancelling_a_running_job(site: Site) -> None:
     spec = site.job(exit_code=None)
     site.backend.submit(spec)
-    assert site.status(spec.ref).state is JobState.RUNNING
+    site.wait_state(spec.ref, JobState.RUNNING)
     assert site.another().cancel(spec.ref)
     status = site.status(spec.ref)
     assert status.state is JobState.CANCELLED

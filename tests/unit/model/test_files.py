@@ -104,6 +104,13 @@ def test_merged_keys_are_no_repeated_ones(tmp_path: Path) -> None:
     assert table["e"] == {"x": 3, "y": 2}
 
 
+def test_of_merged_tables_the_first_wins(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    file = tmp_path / "a.yaml"
+    file.write_text("a: &a {cpus: 1}\nb: &b {cpus: 2}\nc: {<<: [*a, *b]}\n")
+    assert read_table(file, ConfigError)["c"] == {"cpus": 1}
+
+
 def test_yaml_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text("name: a")
     monkeypatch.setitem(sys.modules, "yaml", None)

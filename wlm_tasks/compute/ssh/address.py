@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from wlm_tasks.config.settings import own_user
 from wlm_tasks.errors import ConfigError
@@ -39,6 +40,11 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORT else f":{self.port}"
         return f"{self.user}@{host}{port}"
+
+    def url(self, path: str) -> str:
+        """Return an absolute path on the host as an ``sftp://`` URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"sftp://{quote(self.user, safe='')}@{host}:{self.port}{quote(path, safe='/')}"
 
     @property
     def known_hosts_file(self) -> Path:

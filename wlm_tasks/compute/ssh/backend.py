@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import quote
 
 from wlm_tasks.compute.attempt import Where, check_token
 from wlm_tasks.compute.base import (
@@ -145,10 +144,7 @@ class SshBackend(ComputeBackend):
 
     def url(self, path: str) -> str:
         """Return the path as an ``sftp://`` URL."""
-        user = quote(self._address.user, safe="")
-        host = self._address.host
-        host = f"[{host}]" if ":" in host else host
-        return f"sftp://{user}@{host}:{self._address.port}{quote(path, safe='/')}"
+        return self._address.url(path)
 
     @property
     def files(self) -> SshStore:

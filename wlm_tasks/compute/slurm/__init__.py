@@ -1,0 +1,1 @@
+"""Slurm, on this host or on a login node over SSH."""

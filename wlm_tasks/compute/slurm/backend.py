@@ -1,0 +1,230 @@
+"""A Slurm site: jobs that exist once, whatever crashes between ``sbatch`` and our books."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from wlm_tasks.compute.attempt import check_token
+from wlm_tasks.compute.base import (
+    CANCEL_WAIT_S,
+    ComputeBackend,
+    JobRef,
+    JobSpec,
+    JobStatus,
+    SiteStore,
+    Submitted,
+)
+from wlm_tasks.compute.job_script import render, stop_signal
+from wlm_tasks.compute.reaching import reach
+from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
+from wlm_tasks.compute.shell import Ran, Shell
+from wlm_tasks.compute.slurm import scripts, words
+from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
+from wlm_tasks.compute.slurm.listing import Row, by_name, choose, parse_squeue, squeue_format
+from wlm_tasks.compute.slurm.options import options
+from wlm_tasks.compute.slurm.second_look import Listed, SecondLook
+from wlm_tasks.compute.slurm.states import ENDED
+from wlm_tasks.compute.ssh.address import address_of
+from wlm_tasks.errors import (
+    BackendUnavailableError,
+    JobCancelledError,
+    JobUndecidedError,
+)
+
+#: what is needed on the host beside bash and coreutils
+_TOOLS: Final = ("flock", "sbatch", "squeue", "scancel", "scontrol")
+#: for the scripts
+_ENDED: Final = f"|{'|'.join(ENDED)}|"
+#: of so few jobs the files are read too, and not only Slurm's list: somebody waits for their end
+_FEW: Final = 16
+#: seconds for a script beyond what it is told to wait: a silent controller takes 18 s a command
+_PATIENCE_S: Final = 120.0
+
+
+class SlurmBackend(ComputeBackend):
+    """Runs jobs by the Slurm whose commands are on the host of a shell.
+
+    See `wlm_tasks.compute.slurm.scripts` for what is done there, and `docs/reliability.md` for
+    what a kill at each point of it leaves behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        scratch: str,
+        options: Mapping[str, object],
+        bells: str | None = None,
+        shell: Shell | None = None,
+    ) -> None:
+        """With the setting ``host`` Slurm's commands are there, else here; tests give a shell."""
+        self.name = name
+        self._settings = options
+        reached = reach(name, scratch, options)
+        self._shell = shell or reached.shell
+        self._files = SiteFiles(self._shell, scratch)
+        self._store = reached.store
+        self._address = address_of(name, options) if options.get("host") else None
+        # of another host nobody here would hear them
+        self._bells = None if self._address else bells
+
+    def prepare(self, workdir: str) -> None:
+        """Make the experiment's directory, check that it takes files and hard links."""
+        self._files.prepare(workdir, _TOOLS)
+
+    def submit(self, spec: JobSpec) -> Submitted:
+        """Hand the job to Slurm unless that was done before, or may have been.
+
+        Raises `JobUndecidedError` as long as it is open whether an earlier call submitted it,
+        `JobRejectedError` in Slurm's words only if Slurm certainly refused it.
+        """
+        ref = spec.ref
+        self._files.check(ref.workdir)
+        check_token(ref.token)
+        text = render(spec, bells=self._bells)
+        word = secrets.token_hex(8)
+        arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, text, _ENDED]
+        ran = self._run(
+            scripts.SUBMIT, [*arguments, *options(spec, self._settings)], about=ref.workdir
+        )
+        answer, _, detail = _last_line(ran).partition(" ")
+        if answer == "known":
+            return Submitted(native_id=detail)
+        if answer == "cancelled":
+            raise JobCancelledError(f"job {ref.token} was cancelled before it started")
+        if answer == "over":
+            raise JobCancelledError(f"job {ref.token} was given up before it started")
+        if answer == "undecided":
+            raise JobUndecidedError(
+                f"job {ref.token}: Slurm may have taken it, though it does not list it;"
+                f" known for certain in {detail} s"
+            )
+        if answer == "failed" and detail == "sbatch":
+            error = words.submitting(_said(ran))
+            if words.is_certain(error):
+                self._run(scripts.WITHDRAW, [ref.attempt_dir, word], about=ref.attempt_dir)
+            raise error
+        raise self._problem(ran, ref)
+
+    def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
+        """One list of all jobs of the account; the files only of those that it does not settle."""
+        if not refs:
+            return {}
+        rows = by_name(self._list())
+        result: dict[str, JobStatus] = {}
+        unsettled: list[Listed] = []
+        for ref in refs:
+            row = choose(rows.get(ref.token, ()), ref.native_id)
+            status = live(row) if row is not None else None
+            if status is None or len(refs) <= _FEW:
+                unsettled.append((ref, row))
+            if status is not None:
+                result[ref.token] = status
+        return result | self._look_closer(unsettled)
+
+    def find(self, ref: JobRef) -> str | None:
+        """Return the id from the files, else by the name from Slurm."""
+        check_token(ref.token)
+        ran = self._run(scripts.FIND, [ref.attempt_dir, ref.token, _ENDED], about=ref.attempt_dir)
+        answer, _, detail = _last_line(ran).partition(" ")
+        if answer == "failed":
+            raise words.asking(detail, _said(ran))
+        return detail if answer == "known" else None
+
+    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
+        """Take the claim; if it is taken, signal the job by its name until Slurm lists it no more.
+
+        The job's own signal goes to its guard, which passes it on; after the grace Slurm ends it.
+        """
+        self._files.check(ref.workdir)
+        check_token(ref.token)
+        signal = stop_signal(ref.stop_signal).name.removeprefix("SIG")
+        grace, wait = math.ceil(ref.stop_grace_s), max(1, math.floor(wait_s))
+        arguments = [ref.workdir, self._files.scratch, ref.token, signal, str(grace), str(wait)]
+        ran = self._run(scripts.CANCEL, [*arguments, _ENDED], about=ref.attempt_dir, wait_s=wait_s)
+        answer = _last_line(ran)
+        if answer in {"over", "lives"}:
+            return answer == "over"
+        raise self._problem(ran, ref)
+
+    def tail(self, ref: JobRef, stream: str, lines: int) -> str:
+        """Return the last lines; bytes that are not UTF-8 become U+FFFD."""
+        return self._files.tail(ref, stream, lines)
+
+    def url(self, path: str) -> str:
+        """Return the path as a ``file://`` URL, or ``sftp://`` to the site's host."""
+        if self._address is None:
+            return f"file://{quote(os.fsencode(path))}"
+        return self._address.url(path)
+
+    @property
+    def files(self) -> SiteStore | None:
+        """Files go to the site's host over SFTP, if it has one."""
+        return self._store
+
+    def close(self) -> None:
+        """Give back the connection."""
+        self._shell.close()
+
+    def _list(self) -> list[Row]:
+        mark = secrets.token_hex(8)
+        ran = self._shell.run(
+            LIBRARY + scripts.LIST, [mark, squeue_format(mark)], timeout_s=_PATIENCE_S
+        )
+        if ran.code:
+            raise words.asking("squeue", _said(ran))
+        return parse_squeue(ran.out.decode(errors="replace"), mark)
+
+    def _look_closer(self, unsettled: Sequence[Listed]) -> dict[str, JobStatus]:
+        """Judge by files and accounting, in one script for all."""
+        if not unsettled:
+            return {}
+        found = self._traces(unsettled)
+        result = {}
+        for ref, row in unsettled:
+            traces = found[ref.token]
+            if is_forgotten(ref, row, traces):
+                self._run(scripts.BURY, [ref.attempt_dir], about=ref.attempt_dir)
+                traces = self._traces([(ref, row)])[ref.token]
+            result[ref.token] = judge(ref, row, traces)
+        return result
+
+    def _traces(self, jobs: Sequence[Listed]) -> dict[str, Traces]:
+        look = SecondLook.at(jobs)
+        ran = self._run(
+            scripts.TRACES, look.arguments(self._files.scratch), about=self._files.scratch
+        )
+        return look.parse(ran.out)
+
+    def _run(
+        self, script: str, arguments: Sequence[str], *, about: str, wait_s: float = 0.0
+    ) -> Ran:
+        ran = self._shell.run(LIBRARY + script, arguments, timeout_s=_PATIENCE_S + wait_s)
+        if ran.code:
+            raise failure(ran, about)
+        return ran
+
+    def _problem(self, ran: Ran, ref: JobRef) -> BackendUnavailableError:
+        """Return what it means that a script could not do its work."""
+        answer, _, detail = _last_line(ran).partition(" ")
+        if answer == "failed":
+            return words.asking(detail, _said(ran))
+        if answer == "busy":
+            return BackendUnavailableError(
+                f"{ref.attempt_dir}/lock: held by another submit or cancel for 30 s"
+            )
+        return BackendUnavailableError(f"the site's answer has no end: {answer[:100]!r}")
+
+
+def _said(ran: Ran) -> str:
+    return ran.err.decode(errors="replace")
+
+
+def _last_line(ran: Ran) -> str:
+    lines = ran.out.decode(errors="replace").splitlines()
+    return lines[-1] if lines else ""
