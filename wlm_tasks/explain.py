@@ -8,7 +8,7 @@ from typing import Final
 
 from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.states import ExperimentState, StepState
-from wlm_tasks.state.sites import SiteRow
+from wlm_tasks.state.site_rows import SiteRow
 from wlm_tasks.state.views import ExperimentView, JobView, StepView
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, in_threads
+from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, caps, in_threads
 
 from wlm_tasks.model.sites import POLL, Evidence, SiteState
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.state.sites import SITE_EVENT, Change, SiteRow
+from wlm_tasks.state.site_rows import Change, SiteRow
+from wlm_tasks.state.sites import SITE_EVENT
 
 S = SiteState
-LIMITS = {"alpha": None}
+LIMITS = caps(alpha=None)
 
 
 def report(
@@ -74,7 +75,9 @@ def test_the_latest_words_are_kept(world: World) -> None:
 
 
 def test_what_many_find_out_at_once_is_told_once(world: World) -> None:
-    changes = in_threads(6, lambda number: report(world, S.UNREACHABLE, by=["setup", POLL][number % 2]))
+    changes = in_threads(
+        6, lambda number: report(world, S.UNREACHABLE, by=["setup", POLL][number % 2])
+    )
     assert len([one for one in changes if isinstance(one, Change)]) == 1
     assert [one for one in changes if isinstance(one, Exception)] == []
     assert len(told(world)) == 1
@@ -138,7 +141,7 @@ def test_a_submit_that_has_its_intent_needs_no_place(world: World) -> None:
     claim = world.running(SUBMIT)
     world.intend(claim, max_running=1)
     world.store.claims.hold(claim, "site alpha: no route")
-    assert world.store.upkeep.release_held({"alpha": 1}) == 1
+    assert world.store.upkeep.release_held(caps(alpha=1)) == 1
 
 
 def test_the_limit_of_a_sweep_does_not_let_go_what_its_site_holds(world: World) -> None:
@@ -218,7 +221,7 @@ def test_how_busy_sites_are(world: World) -> None:
 
 
 def test_when_sites_were_polled(world: World) -> None:
-    assert world.store.sites.polled() == {}
-    world.store.coordination.poll_sent("alpha")
-    world.store.coordination.poll_done("alpha", None)
-    assert world.store.sites.polled()["alpha"] == pytest.approx(world.store.views.now(), abs=5)
+    assert world.store.polls.times() == {}
+    world.store.polls.sent("alpha")
+    world.store.polls.done("alpha", None)
+    assert world.store.polls.times()["alpha"] == pytest.approx(world.store.views.now(), abs=5)

@@ -21,14 +21,14 @@ from wlm_tasks.model.steps import STEP_QUEUES
 from wlm_tasks.scheduler.chain import send
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.repair import Case, Kind
-from wlm_tasks.state.sites import Busy
+from wlm_tasks.state.site_rows import Busy
 
-#: Seconds for which a site may not know about a job before a person should look.
-_UNKNOWN_S: Final = 600.0
+#: Seconds for which a site may not know about a job, or confirm its end, before a person looks.
+_LONG_S: Final = 600.0
 _ADVICE: Final = {
     Kind.UNDECIDED: "wlm repair {id} --look, or --adopt NATIVE_ID, or --absent",
     Kind.UNKNOWN: "wlm repair {id} --look, or --adopt NATIVE_ID, or --absent",
-    Kind.LOST: "wlm retry {id}",
+    Kind.ORPHAN: "wlm repair {id} --look, or --absent",
 }
 
 _EXAMPLES: Final = """\b
@@ -127,7 +127,7 @@ def _send(session: Session, ready: Sequence[NextStep]) -> None:
 
 def _list(session: Session, form: str) -> None:
     runtime = session.client.runtime
-    cases = session.store.repair.cases(_UNKNOWN_S)
+    cases = session.store.repair.cases(_LONG_S)
     found = [_described(case, work.ask(runtime, case).text) for case in cases]
     sites, queues = _sites(session), _queues(session)
     if form == output.JSON:

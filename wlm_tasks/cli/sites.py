@@ -15,7 +15,7 @@ from wlm_tasks.config.settings import own_user
 from wlm_tasks.errors import NotFoundError
 from wlm_tasks.model.checks import problem, suggest
 from wlm_tasks.model.sites import OPEN, SiteState
-from wlm_tasks.state.sites import Busy, SiteRow
+from wlm_tasks.state.site_rows import Busy, SiteRow
 
 _STYLES: Final = {SiteState.UP: "green", SiteState.PAUSED: "bold yellow"}
 _HEADERS: Final = (
@@ -40,7 +40,7 @@ def sites(session: Session, form: str) -> None:
         return
     store = session.store
     rows, busy = store.sites.all(), store.sites.busy()
-    polled, errors = store.sites.polled(), store.coordination.poll_errors()
+    polled, errors = store.polls.times(), store.polls.errors()
     found = [
         _described(
             settings,

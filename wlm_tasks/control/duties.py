@@ -13,7 +13,7 @@ from wlm_tasks.errors import ServiceError
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.chain import send, send_system
 from wlm_tasks.tasks.gate import pause_before_probe
-from wlm_tasks.tasks.perform import politeness
+from wlm_tasks.tasks.perform import limits_of
 from wlm_tasks.tasks.watching import cancel_jobs
 
 _log = logging.getLogger(__name__)
@@ -111,8 +111,7 @@ class Duties:
         held = upkeep.count_held()
         if held:
             sites = self.runtime.settings.sites
-            limits = {name: site.max_running for name, site in sites.items()}
-            if upkeep.release_held(limits, {n: politeness(site) for n, site in sites.items()}):
+            if upkeep.release_held({name: limits_of(site) for name, site in sites.items()}):
                 self.dispatch()
         return held
 
@@ -120,7 +119,7 @@ class Duties:
         """Ask for a poll of every site that is due; sites in trouble are tried by `probe`."""
         sites, troubled = self.runtime.settings.sites, self.runtime.store.sites.all()
         intervals = {name: site.poll_s for name, site in sites.items()}
-        due = self.runtime.store.coordination.sites_to_poll(intervals, AGAIN_AFTER_S)
+        due = self.runtime.store.polls.due(intervals, AGAIN_AFTER_S)
         return sum(
             self._poll(site, intervals.get(site, 0.0) * _SPACING)
             for site in due
@@ -128,14 +127,14 @@ class Duties:
         )
 
     def _poll(self, site: str, spacing_s: float = 0.0) -> bool:
-        coordination = self.runtime.store.coordination
+        polls = self.runtime.store.polls
         # before a quick worker notes that it is done
-        if not coordination.poll_sent(site, spacing_s):
+        if not polls.sent(site, spacing_s):
             return False  # by another control process, in this moment
         try:
             send_system(self.app, "wlm.poll", [site], "monitor")
         except ServiceError as error:
-            coordination.poll_done(site, error.message)
+            polls.done(site, error.message)
             raise
         return True
 

@@ -29,7 +29,7 @@ from wlm_tasks.model.experiment import Experiment, Resources
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.intake import new_id
-from wlm_tasks.state.jobs import Intent, job_token
+from wlm_tasks.state.intents import Intent, job_token
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.tasks.perform import job_spec
 

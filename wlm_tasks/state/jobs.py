@@ -25,7 +25,7 @@ from wlm_tasks.state.intents import (
     job_token,
     parameters,
 )
-from wlm_tasks.state.politeness import NO_LIMIT, Politeness, refusal
+from wlm_tasks.state.politeness import NO_LIMIT, SiteLimits, refusal
 from wlm_tasks.state.reports import JobReport, record_job
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps
 
@@ -80,15 +80,14 @@ class Jobs:
         *,
         site: str,
         workdir: str,
-        max_running: int | None,
-        polite: Politeness = NO_LIMIT,
+        limits: SiteLimits = NO_LIMIT,
     ) -> Intent | Held:
         """Commit the intent to submit a job; its token stays the same until that job has ended.
 
         Raises `FencedError` if the claim is no longer held. If the site's limits leave no
         room, the step is held instead.
         """
-        if max_running is None and not polite:
+        if not limits:
             job = FirstJob(site=site, workdir=workdir)
             made = self._database.swift.run(
                 INTENT,
@@ -105,7 +104,7 @@ class Jobs:
                 if row.state in LIVE_JOBS:
                     return Intent(token=row.token, workdir=row.workdir, first=False)
                 number = max(number, row.number + 1)
-            held = refusal(connection, claim, site, max_running, polite)
+            held = refusal(connection, claim, site, limits)
             if held is not None:
                 _hold(connection, claim, held)
                 return Held(held)
@@ -291,13 +290,15 @@ class Jobs:
             found = [record_job(connection, report) for report in ordered]
         return [step for step in found if step is not None]
 
-    def cancelled(self, experiment_id: str, tokens: Sequence[str]) -> bool:
-        """The site confirmed that these jobs are gone; True if the experiment is CANCELLED now."""
+    def cancelled(
+        self, experiment_id: str, tokens: Sequence[str], reason: str = "cancelled"
+    ) -> bool:
+        """It is certain that these jobs are gone; True if the experiment is CANCELLED now."""
         with self._database.write() as connection:
             connection.execute(
                 update(jobs)
                 .where(jobs.c.token.in_(tokens), IS_LIVE)
-                .values(state=JobRecord.CANCELLED.value, ended_at=db_now(), reason="cancelled")
+                .values(state=JobRecord.CANCELLED.value, ended_at=db_now(), reason=reason)
             )
             left = connection.execute(
                 select(func.count())

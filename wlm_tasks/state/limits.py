@@ -15,9 +15,10 @@ from wlm_tasks.model.sites import OPEN
 from wlm_tasks.model.states import FINAL, ExperimentState, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import advance, literal_states
-from wlm_tasks.state.politeness import NO_LIMIT, SUBMIT_QUEUE, Politeness, let_go, submits
+from wlm_tasks.state.politeness import SUBMIT_QUEUE, SiteLimits, let_go, submits
 from wlm_tasks.state.schema import OF_SWEEP, experiments, is_open, steps, sweeps
-from wlm_tasks.state.sites import SiteRow, closed_sites, was_claimed
+from wlm_tasks.state.site_rows import SiteRow
+from wlm_tasks.state.sites import closed_sites, was_claimed
 
 #: What has not ended. `NOT IN` it keeps a database from going through all that has.
 NOT_FINAL: Final = [state.value for state in ExperimentState if state not in FINAL]
@@ -36,17 +37,12 @@ _NEVER_RETRIED = (steps.c.attempt == 0) & (steps.c.epoch < 2)  # noqa: PLR2004
 _BATCH: Final = 200
 
 
-def releasable(
-    connection: Connection,
-    max_running: Mapping[str, int | None],
-    politeness: Mapping[str, Politeness],
-) -> list[Any]:
+def releasable(connection: Connection, limits: Mapping[str, SiteLimits]) -> list[Any]:
     """Held steps that their site's state and their site's and sweep's limits let start now."""
     closed = closed_sites(connection)
     found: list[Any] = []
-    for site in submits(connection, is_open("HELD")).keys() & max_running.keys() - closed.keys():
-        polite = politeness.get(site, NO_LIMIT)
-        found += let_go(connection, site, max_running[site], polite)
+    for site in submits(connection, is_open("HELD")).keys() & limits.keys() - closed.keys():
+        found += let_go(connection, site, limits[site])
     return [*found, *_held_up(connection, closed), *_of_sweeps(connection)]
 
 

@@ -29,22 +29,25 @@ from wlm_tasks.state.schema import (
     steps,
 )
 
+#: A step gets this epoch at most when it is made ready and claimed for the first time.
+_FIRST_CLAIM: Final = 2
 SUBMIT_QUEUE: Final = QUEUES[StepName.SUBMIT]
 _HAS_JOB: Final = exists().where(IS_LIVE, jobs.c.experiment_id == steps.c.experiment_id)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Politeness:
-    """What we allow ourselves at a site beside the number of jobs; None: no limit of ours."""
+class SiteLimits:
+    """What we allow ourselves at a site; None: no limit of ours."""
 
-    max_queued: int | None = None  #: most jobs of the account that wait there
+    max_running: int | None = None  #: most jobs of the account, pending and running
+    max_queued: int | None = None  #: most of those that wait there
     submit_per_s: float | None = None  #: most submits a second, of all workers together
 
     def __bool__(self) -> bool:
-        return (self.max_queued, self.submit_per_s) != (None, None)
+        return self != NO_LIMIT
 
 
-NO_LIMIT: Final = Politeness()
+NO_LIMIT: Final = SiteLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,32 +60,37 @@ class _Known:
     tokens: float | None = None
 
 
-def refusal(
-    connection: Connection,
-    claim: Any,
-    site: str,
-    max_running: int | None,
-    polite: Politeness,
-) -> str | None:
+def refusal(connection: Connection, claim: Any, site: str, limits: SiteLimits) -> str | None:
     """Why a claimed submit has to wait; None if it may go, and then it is counted as gone.
 
     To be asked and followed by the job's row in one transaction.
     """
+    if not limits:
+        return None
     if connection.dialect.name == "postgresql":
         # Two submitters count one after the other (SQLite has one writer anyway).
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"wlm site {site}"))))
-    known = _known(connection, site, polite)
-    before = _before(connection, claim, site)
-    if max_running is not None:
+    known = _known(connection, site, limits)
+    reason = _no_room(connection, site, limits, known, _before(connection, claim, site))
+    if reason is None and known.tokens is not None:
+        _leave(connection, site, known.tokens - 1.0)
+    return reason
+
+
+def _no_room(
+    connection: Connection, site: str, limits: SiteLimits, known: _Known, before: int
+) -> str | None:
+    """Which limit is reached once so many others had their turn."""
+    if limits.max_running is not None:
         taken = count_live(connection, site) + known.foreign
-        if taken >= max_running or taken + before >= max_running:
-            return _full("runs as many jobs as it may", max_running, site, known)
-    if polite.max_queued is not None:
+        if taken + before >= limits.max_running:
+            return _full("runs as many jobs as it may", limits.max_running, site, known)
+    if limits.max_queued is not None:
         queued = _queued(connection, site, known)
-        if queued >= polite.max_queued or queued + before >= polite.max_queued:
-            return _full("has as many jobs in its queue as it may", polite.max_queued, site, known)
-    if polite.submit_per_s is not None and not _take_token(connection, site, known):
-        return f"site {site}: takes at most {polite.submit_per_s:g} submits a second"
+        if queued + before >= limits.max_queued:
+            return _full("has as many jobs in its queue as it may", limits.max_queued, site, known)
+    if known.tokens is not None and known.tokens - before < 1.0:
+        return f"site {site}: takes at most {limits.submit_per_s:g} submits a second"
     return None
 
 
@@ -91,30 +99,25 @@ def _full(what: str, limit: int, site: str, known: _Known) -> str:
     return f"site {site}: {what} ({limit}{others})"
 
 
-def let_go(
-    connection: Connection, site: str, max_running: int | None, polite: Politeness
-) -> list[Row[Any]]:
+def let_go(connection: Connection, site: str, limits: SiteLimits) -> list[Row[Any]]:
     """Held submits that the site has room for, in a fair order, locked."""
     with_job = _held(site).where(_HAS_JOB)  # their place is taken: trouble came in between
-    found = list(connection.execute(with_job.with_for_update(of=steps, skip_locked=True)).all())
-    free = _free(connection, site, max_running, polite)
+    found = _locked(connection, with_job)
+    free = _free(connection, site, limits)
     if free is None:
-        rest = _held(site).where(~_HAS_JOB)
-        return found + list(
-            connection.execute(rest.with_for_update(of=steps, skip_locked=True)).all()
-        )
+        return found + _locked(connection, _held(site).where(~_HAS_JOB))
     if free <= 0:
         return found
     chosen = share(_waiting(connection, site, free), _using(connection, site), free)
     keys = [(one.experiment_id, one.seq) for one in chosen]
     for start in range(0, len(keys), 300):
         of_these = tuple_(steps.c.experiment_id, steps.c.seq).in_(keys[start : start + 300])
-        found += connection.execute(
-            select(steps.c.experiment_id, steps.c.seq)
-            .where(is_open("HELD"), of_these)
-            .with_for_update(skip_locked=True)
-        ).all()
+        found += _locked(connection, _held(site).where(of_these))
     return found
+
+
+def _locked(connection: Connection, held: Any) -> list[Row[Any]]:
+    return list(connection.execute(held.with_for_update(of=steps, skip_locked=True)))
 
 
 def _held(site: str) -> Any:
@@ -125,23 +128,21 @@ def _held(site: str) -> Any:
     )
 
 
-def _free(
-    connection: Connection, site: str, max_running: int | None, polite: Politeness
-) -> int | None:
+def _free(connection: Connection, site: str, limits: SiteLimits) -> int | None:
     """Submits there is room for beside those on their way; None for any number."""
-    limits: list[int] = []
-    if max_running is None and not polite:
+    if not limits:
         return None
-    known = _known(connection, site, polite)
-    if max_running is not None:
-        limits.append(max_running - count_live(connection, site) - known.foreign)
-    if polite.max_queued is not None:
-        limits.append(polite.max_queued - _queued(connection, site, known))
+    room: list[int] = []
+    known = _known(connection, site, limits)
+    if limits.max_running is not None:
+        room.append(limits.max_running - count_live(connection, site) - known.foreign)
+    if limits.max_queued is not None:
+        room.append(limits.max_queued - _queued(connection, site, known))
     if known.tokens is not None:
-        limits.append(math.floor(known.tokens))
+        room.append(math.floor(known.tokens))
     ready = submits(connection, IS_READY).get(site, 0)
     running = submits(connection, is_open("RUNNING") & ~_HAS_JOB).get(site, 0)
-    return min(limits) - ready - running
+    return min(room) - ready - running
 
 
 def submits(connection: Connection, condition: Any) -> dict[str, int]:
@@ -211,19 +212,24 @@ def count_live(connection: Connection, site: str) -> int:
 
 
 def _before(connection: Connection, claim: Any, site: str) -> int:
-    """Submit steps of the site that are more urgent and have no job yet."""
-    waiting = (
-        select(func.count())
-        .select_from(steps)
-        .join(experiments, experiments.c.id == steps.c.experiment_id)
-        .where(
-            steps.c.queue == SUBMIT_QUEUE,
-            steps.c.priority > claim.priority,
-            experiments.c.site == site,
-        )
-    )
-    ready = connection.execute(waiting.where(IS_READY)).scalar_one()
-    return ready + connection.execute(waiting.where(is_open("HELD"))).scalar_one()
+    """Submit steps of the site without a job whose turn is before this one's.
+
+    The more urgent; and for one that comes for the first time those that were held before,
+    whether they still are or were let go: their shares have decided whose turn it is.
+    """
+    urgent, equal = steps.c.priority > claim.priority, steps.c.priority == claim.priority
+    held, ready = urgent, urgent
+    if claim.epoch <= _FIRST_CLAIM:
+        held, ready = urgent | equal, urgent | (equal & (steps.c.epoch >= _FIRST_CLAIM))
+    found = 0
+    for condition in (IS_READY & ready, is_open("HELD") & held):
+        found += connection.execute(
+            select(func.count())
+            .select_from(steps)
+            .join(experiments, experiments.c.id == steps.c.experiment_id)
+            .where(condition, steps.c.queue == SUBMIT_QUEUE, experiments.c.site == site, ~_HAS_JOB)
+        ).scalar_one()
+    return found
 
 
 def _queued(connection: Connection, site: str, known: _Known) -> int:
@@ -238,7 +244,7 @@ def _queued(connection: Connection, site: str, known: _Known) -> int:
     return known.queued + came
 
 
-def _known(connection: Connection, site: str, polite: Politeness) -> _Known:
+def _known(connection: Connection, site: str, limits: SiteLimits) -> _Known:
     row = connection.execute(
         select(
             sites.c.foreign_jobs,
@@ -248,7 +254,7 @@ def _known(connection: Connection, site: str, polite: Politeness) -> _Known:
             (db_now() - sites.c.tokens_at).label("age"),
         ).where(sites.c.name == site)
     ).one_or_none()
-    rate = polite.submit_per_s
+    rate = limits.submit_per_s
     most = None if rate is None else max(1.0, rate)  # at once after a rest: a second's worth
     if row is None:
         return _Known(tokens=most)
@@ -263,14 +269,12 @@ def _known(connection: Connection, site: str, polite: Politeness) -> _Known:
     )
 
 
-def _take_token(connection: Connection, site: str, known: _Known) -> bool:
-    if known.tokens is None or known.tokens < 1.0:
-        return False
-    values = {"tokens": known.tokens - 1.0, "tokens_at": db_now()}
+def _leave(connection: Connection, site: str, tokens: float) -> None:
+    """Write down how many submits may still go at once."""
+    values = {"tokens": tokens, "tokens_at": db_now()}
     make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     connection.execute(
         make(sites)
         .values(name=site, state=SiteState.UP.value, since=db_now(), **values)
         .on_conflict_do_update(index_elements=[sites.c.name], set_=values)
     )
-    return True

@@ -7,30 +7,31 @@ faster, nothing is written.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, select, true, update
 
 from wlm_tasks.errors import IllegalTransitionError
-from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
+from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import advance, log, set_experiment
 from wlm_tasks.state.claims import Claim, claim_of
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, is_open, jobs, steps
 
-#: Jobs that were lost are listed up to so many, the newest first.
-_LISTED = 200
+_WATCHED: Final = [JobRecord.PENDING.value, JobRecord.RUNNING.value]
+_OVER: Final = [state.value for state in (ExperimentState.CANCELLING, *sorted(FINAL))]
 
 
 class Kind(StrEnum):
     """What is unclear about a job."""
 
     UNDECIDED = "undecided"  #: whether its site took it
-    UNKNOWN = "unknown"  #: how it stands, for long
-    LOST = "lost"  #: how it ended; it is certainly gone
+    UNKNOWN = "unknown"  #: how it stands
+    ORPHAN = "orphan"  #: whether it is gone, though nobody waits for it any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Case:
     reason: str | None
 
 
-def _cases(since: Any, reason: Any) -> Select[Any]:
+def _cases(since: Any, reason: Any, *conditions: Any) -> Select[Any]:
     return (
         select(
             jobs.c.experiment_id,
@@ -59,34 +60,39 @@ def _cases(since: Any, reason: Any) -> Select[Any]:
             reason.label("reason"),
         )
         .select_from(jobs)
-        .order_by(since)
+        .join(experiments, experiments.c.id == jobs.c.experiment_id)
+        .where(IS_LIVE, *conditions)
+        .order_by(since, jobs.c.token)
     )
 
 
-_UNDECIDED = (
-    _cases(jobs.c.created_at, steps.c.reason)
-    .join(steps, steps.c.experiment_id == jobs.c.experiment_id)
-    .where(
-        IS_LIVE,
-        jobs.c.state == JobRecord.INTENT.value,
-        is_open("PAUSED"),
-        steps.c.name == StepName.SUBMIT.value,
-    )
-)
-_UNKNOWN = _cases(jobs.c.unknown_at, jobs.c.reason).where(
-    IS_LIVE, jobs.c.unknown_at.is_not(None)
-)
-_LOST = (
-    _cases(jobs.c.ended_at, jobs.c.reason)
-    .join(experiments, experiments.c.id == jobs.c.experiment_id)
-    .where(
-        jobs.c.state == JobRecord.LOST.value,
-        experiments.c.state == ExperimentState.FAILED.value,
-    )
-    .order_by(None)
-    .order_by(jobs.c.ended_at.desc())
-    .limit(_LISTED)
-)
+_OPEN_CASES: Final[dict[Kind, Select[Any]]] = {
+    Kind.UNDECIDED: _cases(
+        jobs.c.created_at, steps.c.reason, jobs.c.state == JobRecord.INTENT.value, is_open("PAUSED")
+    ).join(
+        steps,
+        (steps.c.experiment_id == jobs.c.experiment_id) & (steps.c.name == StepName.SUBMIT.value),
+    ),
+    Kind.ORPHAN: _cases(
+        func.coalesce(experiments.c.ended_at, experiments.c.updated_at),
+        experiments.c.reason,
+        experiments.c.state.in_(_OVER),
+    ),
+    Kind.UNKNOWN: _cases(
+        func.coalesce(jobs.c.unknown_at, jobs.c.created_at),
+        jobs.c.reason,
+        jobs.c.state.in_(_WATCHED),
+        experiments.c.state.not_in(_OVER),
+    ),
+}
+#: When each is for a person; those that are not yet may settle themselves.
+_LONG: Final[dict[Kind, Callable[[float], ColumnElement[bool]]]] = {
+    Kind.UNDECIDED: lambda _seconds: true(),
+    Kind.ORPHAN: lambda seconds: (
+        func.coalesce(experiments.c.ended_at, experiments.c.updated_at) <= db_now() - seconds
+    ),
+    Kind.UNKNOWN: lambda seconds: jobs.c.unknown_at <= db_now() - seconds,
+}
 
 
 class Repair:
@@ -95,35 +101,24 @@ class Repair:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def cases(self, unknown_s: float) -> list[Case]:
-        """Everything that is unclear; jobs unknown to their site for `unknown_s` seconds."""
-        unknown = _UNKNOWN.where(jobs.c.unknown_at <= db_now() - unknown_s)
-        statements = {Kind.UNDECIDED: _UNDECIDED, Kind.UNKNOWN: unknown, Kind.LOST: _LOST}
+    def cases(self, long_s: float) -> list[Case]:
+        """Everything that is undecided, or was unknown or not confirmed as gone for `long_s`."""
         with self._database.read() as connection:
             return [
                 Case(kind=kind, **row._asdict())
-                for kind, statement in statements.items()
-                for row in connection.execute(statement)
+                for kind, statement in _OPEN_CASES.items()
+                for row in connection.execute(statement.where(_LONG[kind](long_s)))
             ]
 
     def case(self, experiment_id: str) -> Case:
-        """What is unclear about one experiment now.
+        """What a person could settle about one experiment now.
 
-        Raises `IllegalTransitionError` if nothing is that a person could settle.
+        Raises `IllegalTransitionError` if that is nothing.
         """
-        mine = jobs.c.experiment_id == experiment_id
-        live = _cases(
-            Kind.UNKNOWN, func.coalesce(jobs.c.unknown_at, jobs.c.created_at), jobs.c.reason
-        )
-        watched = [JobRecord.PENDING.value, JobRecord.RUNNING.value]
-        statements = {
-            Kind.UNDECIDED: _UNDECIDED.where(mine),
-            Kind.UNKNOWN: live.where(mine, IS_LIVE, jobs.c.state.in_(watched)),
-        }
         with self._database.read() as connection:
-            for kind, statement in statements.items():
-                row = connection.execute(statement).first()
-                if row is not None:
+            for kind, statement in _OPEN_CASES.items():
+                mine = statement.where(jobs.c.experiment_id == experiment_id)
+                if (row := connection.execute(mine).first()) is not None:
                     return Case(kind=kind, **row._asdict())
         raise IllegalTransitionError(
             f"{experiment_id}: has neither a submission that is undecided and paused nor a job on"
@@ -185,7 +180,7 @@ class Repair:
             set_experiment(connection, case.experiment_id, ExperimentState.QUEUED)
 
     def rename(self, case: Case, native_id: str) -> None:
-        """The watched job has this id on its site, not the one written down.
+        """The job has this id on its site, not the one written down.
 
         Raises `IllegalTransitionError` if it has ended meanwhile, or has another id by now.
         """

@@ -192,6 +192,7 @@ polls: Final = Table(
     Column("done_at", Double),
     Column("error", Text),
     Column("begun_at", Double),
+    Column("poller", String(64)),  # the message in hand of whoever began it
     Column("pace_s", Double),  # until the next; NULL: as the settings say
 )
 

@@ -12,8 +12,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from wlm_tasks.model.sites import (
     OPEN,
     PERSON,
-    POLL,
-    SILENT,
     Condition,
     Evidence,
     SiteState,
@@ -23,66 +21,10 @@ from wlm_tasks.model.states import JobRecord, StepState
 from wlm_tasks.state.advance import advance, log
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, is_open, jobs, polls, sites, steps
+from wlm_tasks.state.site_rows import Busy, Change, SiteRow
 
 #: The event of a change of a site, of no experiment; its detail says which and how.
 SITE_EVENT = "SITE"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiteRow:
-    """What is known of a site. Times are seconds since the epoch."""
-
-    name: str
-    state: SiteState = SiteState.UP  #: by the evidence, paused or not
-    since: float | None = None  #: None: as long as anybody knows
-    reason: str | None = None  #: in the site's own words
-    found_by: str | None = None
-    told_by: str | None = None  #: the worker, or the person
-    probes: int = 0  #: tries in vain since
-    probe_at: float | None = None  #: when it is tried again
-    probing: str | None = None  #: the experiment whose step tries now
-    paused_at: float | None = None
-    paused_reason: str | None = None
-    paused_by: str | None = None
-    queued: int | None = None  #: jobs of the account, others' included
-    running: int | None = None
-    foreign_jobs: int | None = None  #: those of both that are not ours
-    load_at: float | None = None
-
-    @property
-    def shown(self) -> SiteState:
-        """How it stands for an operator: what was paused on purpose is PAUSED."""
-        return self.state if self.paused_at is None else SiteState.PAUSED
-
-    @property
-    def takes_work(self) -> bool:
-        """Whether new work may go there."""
-        return self.shown in OPEN
-
-    @property
-    def can_be_polled(self) -> bool:
-        """Whether the usual polls go on: not while they are in vain."""
-        return self.state in OPEN or not (self.state in SILENT or self.found_by == POLL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Busy:
-    """How much of ours is at a site, or waits for it."""
-
-    queued: int = 0  #: jobs handed in, or about to be, that have not started
-    running: int = 0
-    held: int = 0  #: steps that wait for a limit or for the end of trouble
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """A change of a site's condition that people want to know."""
-
-    site: str
-    was: SiteState
-    state: SiteState
-    lasted_s: float | None  #: how long it was as before
-    reason: str | None
 
 
 _COLUMNS = [sites.c[name] for name in SiteRow.__dataclass_fields__]
@@ -129,14 +71,6 @@ class Sites:
             for site, count in connection.execute(held):
                 found[site] = replace(found[site], held=count)
         return dict(found)
-
-    def polled(self) -> dict[str, float]:
-        """When the last poll of each site ended."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(polls.c.site, polls.c.done_at).where(polls.c.done_at.is_not(None))
-            )
-            return {row.site: row.done_at for row in rows}
 
     # -- evidence --------------------------------------------------------------------------
 
@@ -266,10 +200,15 @@ class Sites:
     # -- load ------------------------------------------------------------------------------
 
     def counted(self, name: str, *, queued: int, running: int, foreign: int) -> None:
-        """Write down what the account has at a site now."""
+        """Write down what the account has at a site, as the poll under way found."""
+        begun = select(polls.c.begun_at).where(polls.c.site == name).scalar_subquery()
         values = {
-            "queued": queued, "running": running, "foreign_jobs": foreign, "load_at": db_now(),
-        }  # fmt: skip
+            "queued": queued,
+            "running": running,
+            "foreign_jobs": foreign,
+            # what came after the poll began may be in its answer or not
+            "load_at": func.coalesce(begun, db_now()),
+        }
         statement = self._insert(sites).values(
             name=name, state=SiteState.UP.value, since=db_now(), **values
         )

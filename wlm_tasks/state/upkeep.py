@@ -17,7 +17,7 @@ from wlm_tasks.model.steps import StepName
 from wlm_tasks.state import limits
 from wlm_tasks.state.advance import NextStep, advance
 from wlm_tasks.state.database import Database
-from wlm_tasks.state.politeness import Politeness
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.schema import (
     IS_LIVE,
     IS_READY,
@@ -196,20 +196,15 @@ class Upkeep:
         with self._database.read() as connection:
             return limits.count_hopeful(connection)
 
-    def release_held(
-        self,
-        max_running: Mapping[str, int | None],
-        politeness: Mapping[str, Politeness] | None = None,
-    ) -> int:
+    def release_held(self, of_sites: Mapping[str, SiteLimits]) -> int:
         """Let held steps start as far as their site's and their sweep's limits allow."""
-        limiting = max_running, politeness or {}
         with self._database.read() as connection:
-            if not limits.releasable(connection, *limiting):
+            if not limits.releasable(connection, of_sites):
                 return 0
         with self._database.write() as connection:
             if not self._database.is_sqlite:  # two at once would each fill the same free places
                 connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("wlm release"))))
-            return limits.release(connection, limits.releasable(connection, *limiting))
+            return limits.release(connection, limits.releasable(connection, of_sites))
 
     def cancel_rest_of_failed_sweeps(self) -> list[str]:
         """Ids of members that have not started in sweeps that stop at the first failure."""

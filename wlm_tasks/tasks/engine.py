@@ -33,7 +33,15 @@ from wlm_tasks.state.upkeep import crash_reason
 from wlm_tasks.tasks.gate import Blocked, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import PERFORM, Done, Outcome, Recorded, Sliced, Work
+from wlm_tasks.tasks.perform import (
+    PERFORM,
+    Done,
+    Outcome,
+    Recorded,
+    Sliced,
+    Work,
+    limits_of,
+)
 from wlm_tasks.tasks.shown import Shown
 from wlm_tasks.tasks.undecided import verdict
 
@@ -168,8 +176,7 @@ class Engine:
     def _record(self, work: Work, outcome: Outcome | Blocked | WlmError) -> NextStep | Claim | None:
         claim = work.claim
         if isinstance(outcome, Done):
-            job = _first_job(work)
-            carried = self._claims.finish(claim, carry_on=work.carry_on, job=job)
+            carried = self._claims.finish(claim, carry_on=work.carry_on, job=self._first_job(work))
             return carried or self._after(work)
         if isinstance(outcome, Sliced):
             self._claims.give_back(claim, outcome.progress)
@@ -187,18 +194,30 @@ class Engine:
         _log.warning("%s: step %s: %s", claim.experiment_id, claim.name, error.message)
         if not isinstance(error, TransientError):
             self._claims.fail(claim, error.message)
-        elif isinstance(error, JobUndecidedError) and (reason := self._undecided(work, error)):
+        elif reason := self._hopeless(work, error):
             self._claims.pause(claim, reason)
-        elif claim.tries + 1 >= retry.tries:
-            self._claims.pause(claim, f"gave up after {claim.tries + 1} tries: {error.message}")
         else:
             due_s = min(retry.backoff_s * 2**claim.tries, retry.max_backoff_s)
             self._claims.back_off(claim, error.message, due_s)
 
-    def _undecided(self, work: Work, error: JobUndecidedError) -> str | None:
-        tries, patience_s = work.experiment.retry.tries, self._settings.undecided_s
-        store = self.runtime.store
-        return verdict(store, work.claim, error, tries=tries, patience_s=patience_s)
+    def _hopeless(self, work: Work, error: TransientError) -> str | None:
+        """Why a person is to look now, if trying again by ourselves makes no sense."""
+        claim = work.claim
+        if isinstance(error, JobUndecidedError):
+            return verdict(self.runtime.store, claim, error, self._settings.undecided_s)
+        if claim.tries + 1 < work.experiment.retry.tries:
+            return None
+        return f"gave up after {claim.tries + 1} tries: {error.message}"
+
+    def _first_job(self, work: Work) -> FirstJob | None:
+        """The job the next step submits, if nothing is to be counted or waited for before."""
+        names, site = work.segment, work.experiment.site
+        following = names[names.index(work.claim.name) + 1 :]
+        if following[:1] != (StepName.SUBMIT,) or limits_of(work.site.settings):
+            return None
+        if not self._gate.is_open(site, StepName.SUBMIT, work.claim.experiment_id):
+            return None
+        return FirstJob(site=site, workdir=work.workdir)
 
     def _after(self, work: Work) -> NextStep | None:
         names = work.segment
@@ -219,15 +238,6 @@ class Engine:
     def close(self) -> None:
         """End the heartbeat."""
         self._heartbeat.stop()
-
-
-def _first_job(work: Work) -> FirstJob | None:
-    """The job that the next step would submit, if nothing has to be counted before."""
-    names = work.segment
-    following = names[names.index(work.claim.name) + 1 :]
-    if following[:1] != (StepName.SUBMIT,) or work.site.settings.max_running is not None:
-        return None
-    return FirstJob(site=work.experiment.site, workdir=work.workdir)
 
 
 def without_redelivery(holder: Holder) -> Holder:

@@ -23,9 +23,10 @@ from wlm_tasks.model.sites import (
     probe_pause_s,
     trouble_of,
 )
+from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.claims import Claim
-from wlm_tasks.state.sites import Change, SiteRow
+from wlm_tasks.state.site_rows import Change, SiteRow
 
 _log = logging.getLogger(__name__)
 #: Seconds for which it is not asked again how a site stands.
@@ -49,10 +50,15 @@ class Gate:
 
     def blocked(self, site: str, claim: Claim) -> Blocked | None:
         """Why the step is not to be begun, if so."""
-        if not _refuses(self._look(site), claim):
+        if not _refuses(self._look(site), claim.name, claim.experiment_id):
             return None
         row = self._look(site, fresh=True)
-        return Blocked(words(row)) if _refuses(row, claim) else None
+        refused = _refuses(row, claim.name, claim.experiment_id)
+        return Blocked(words(row)) if refused else None
+
+    def is_open(self, site: str, name: StepName, experiment_id: str) -> bool:
+        """Whether the experiment's step of this name could be begun now."""
+        return not _refuses(self._look(site), name, experiment_id)
 
     def passed(self, site: str, claim: Claim) -> None:
         """The step got through to its site, which may be the end of a trouble."""
@@ -85,10 +91,10 @@ class Gate:
             self._known.pop(site, None)
 
 
-def _refuses(row: SiteRow, claim: Claim) -> bool:
-    if claim.name in BLOCKED[row.shown] or claim.name in BLOCKED[row.state]:
-        return row.probing != claim.experiment_id
-    return False
+def _refuses(row: SiteRow, name: StepName, experiment_id: str) -> bool:
+    """Whether a step is to wait; one that is to find out the end of trouble is not."""
+    paused = row.shown is SiteState.PAUSED and name in BLOCKED[SiteState.PAUSED]
+    return paused or (name in BLOCKED[row.state] and row.probing != experiment_id)
 
 
 def words(row: SiteRow) -> str:

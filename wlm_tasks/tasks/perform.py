@@ -21,7 +21,7 @@ from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.intents import Held, Intent
-from wlm_tasks.state.politeness import Politeness
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.tasks.moving import Mover, mover
@@ -156,8 +156,7 @@ def submit(work: Work) -> Outcome:
             claim,
             site=work.experiment.site,
             workdir=work.workdir,
-            max_running=work.site.settings.max_running,
-            polite=politeness(work.site.settings),
+            limits=limits_of(work.site.settings),
         ),
         patience_s,
     )
@@ -180,9 +179,13 @@ def submit(work: Work) -> Outcome:
     return Recorded(following)
 
 
-def politeness(settings: SiteSettings) -> Politeness:
-    """What a site's settings allow beside the number of jobs."""
-    return Politeness(max_queued=settings.max_queued, submit_per_s=settings.submit_per_s)
+def limits_of(settings: SiteSettings) -> SiteLimits:
+    """What a site's settings allow."""
+    return SiteLimits(
+        max_running=settings.max_running,
+        max_queued=settings.max_queued,
+        submit_per_s=settings.submit_per_s,
+    )
 
 
 def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:

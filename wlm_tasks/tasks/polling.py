@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from wlm_tasks.compute.base import ComputeBackend, JobRef, JobState, JobStatus
 from wlm_tasks.config import SiteSettings
-from wlm_tasks.errors import BackendUnavailableError, InputError, SiteTroubleError
+from wlm_tasks.errors import InputError, SiteTroubleError, StepError
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.sites import (
     OPEN,
@@ -35,6 +35,8 @@ _BATCH = 200
 _NO_JOB = "wlm-probe-0"
 #: Polls are at least this part of their interval apart, whatever messages do.
 _SPACING = 0.8
+#: Seconds after which a poll is taken over whose worker shows no end of it.
+_LEASE_S = 60.0
 
 
 @dataclass
@@ -46,17 +48,18 @@ class Look:
     soonest_end_s: float | None = None  #: until the first job reaches its time limit
 
 
-def poll_once(runtime: Runtime, name: str) -> tuple[list[NextStep], str | None]:
+def poll_once(runtime: Runtime, name: str, poller: str) -> tuple[list[NextStep], str | None]:
     """Poll a site in its turn: record what it says of its jobs and of itself.
 
-    Returns the steps whose chains are to be sent, and why nothing was found out, if so.
+    `poller` is the id of the message that asks for it. Returns the steps whose chains are to be
+    sent, and why nothing was found out, if so.
     """
-    books, settings = runtime.store.coordination, runtime.settings.sites.get(name)
+    books, settings = runtime.store.polls, runtime.settings.sites.get(name)
     least_s = 0.0 if settings is None else min(settings.poll_s, settings.probe_s)
-    before_s = books.poll_pace(name)
-    if not books.poll_begun(name, least_s * _SPACING):
-        books.poll_skipped(name)
-        return [], "polled a moment ago"
+    before_s = books.pace(name)
+    if not books.begin(name, poller, spacing_s=least_s * _SPACING, lease_s=_LEASE_S):
+        books.skipped(name)
+        return [], "is polled by another, or was a moment ago"
     started, look = time.monotonic(), Look()
     error, told = None, False
     try:
@@ -65,7 +68,7 @@ def poll_once(runtime: Runtime, name: str) -> tuple[list[NextStep], str | None]:
     except SiteTroubleError as trouble:
         error, told = trouble.message, True
         report(runtime, name, Evidence(state=trouble_of(trouble), by=POLL, reason=error))
-    except (BackendUnavailableError, InputError) as problem:
+    except (StepError, InputError) as problem:
         # A site that cannot be asked fails no job; the next poll asks again.
         error = problem.message
     pace_s = None
@@ -76,7 +79,7 @@ def poll_once(runtime: Runtime, name: str) -> tuple[list[NextStep], str | None]:
             soonest_end_s=look.soonest_end_s,
         )
         pace_s = _pause(polled, before_s, settings)
-    if books.poll_done(name, error, pace_s) and error is not None and not told:
+    if books.done(name, error, pace_s) and error is not None and not told:
         _log.warning("site %s: %s", name, error)
     return look.ready, error
 

@@ -13,21 +13,19 @@ from wlm_tasks.state.store import Store
 UNDECIDED: Final = "undecided"
 
 
-def verdict(
-    store: Store, claim: Claim, error: JobUndecidedError, *, tries: int, patience_s: float
-) -> str | None:
+def verdict(store: Store, claim: Claim, error: JobUndecidedError, patience_s: float) -> str | None:
     """Why the step is to be paused now; None while it is to be tried again.
 
-    Each try only looks for the job, so a new one can do no harm; but after `tries` of them, or
-    `patience_s` seconds after the intent, a person is to look.
+    Each try only looks for the job, so a new one can do no harm and counts for nothing; but
+    `patience_s` seconds after the intent a person is to look.
     """
     jobs = [job for job in store.views.jobs(claim.experiment_id) if job.state in LIVE_JOBS]
-    job = jobs[-1] if jobs else None
-    waited_s = 0.0 if job is None else store.views.now() - job.created_at
-    if claim.tries + 1 < tries and waited_s < patience_s:
+    if not jobs:
+        return f"{UNDECIDED}: {error.message}"
+    waited_s = store.views.now() - jobs[-1].created_at
+    if waited_s < patience_s:
         return None
-    name = "its job" if job is None else f"job {job.token} at site {job.site}"
     return (
-        f"{UNDECIDED}: whether there is {name} is not known after {claim.tries + 1} looks in"
-        f" {waited_s:.0f} s: {error.message}; see: wlm repair"
+        f"{UNDECIDED}: whether there is job {jobs[-1].token} at site {jobs[-1].site} is not known"
+        f" after {claim.tries + 1} looks in {waited_s:.0f} s: {error.message}; see: wlm repair"
     )

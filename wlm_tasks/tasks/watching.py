@@ -11,7 +11,7 @@ from celery import Task
 
 from wlm_tasks.celery import WlmCelery, app
 from wlm_tasks.compute.base import CANCEL_WAIT_S, JobRef
-from wlm_tasks.errors import BackendUnavailableError, InputError, ServiceError, WlmError
+from wlm_tasks.errors import InputError, ServiceError, StepError, WlmError
 from wlm_tasks.model.sites import SILENT
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.chain import send
@@ -30,11 +30,11 @@ def poll(self: Task[Any, Any], site: str, tokens: list[str] | None = None) -> st
     ready: list[NextStep] = []
     error: str | None = None
     if tokens is None:
-        ready, error = poll_once(celery_app.runtime, site)
+        ready, error = poll_once(celery_app.runtime, site, str(self.request.id))
     else:
         try:
             ready = poll_site(celery_app.runtime, site, tokens)
-        except (BackendUnavailableError, InputError) as problem:
+        except (StepError, InputError) as problem:
             error = problem.message  # the poll of all of them says it
     try:
         send(celery_app, ready)

@@ -12,7 +12,9 @@ from wlm_tasks.model.sharing import Waiting, share
 OWNERS = st.sampled_from(["ada", "ben", None])
 
 
-def one(number: int, owner: str | None, priority: int = 4, ready_at: float | None = None) -> Waiting:
+def one(
+    number: int, owner: str | None, priority: int = 4, ready_at: float | None = None
+) -> Waiting:
     at = float(number) if ready_at is None else ready_at
     return Waiting(
         experiment_id=f"exp-{number:03}", seq=2, owner=owner, priority=priority, ready_at=at

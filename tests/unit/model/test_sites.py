@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,53 +35,52 @@ S = SiteState
 CONDITIONS = [state for state in S if state is not S.PAUSED]
 
 
-def _judge(now: S, by: str | None, seen: S, seen_by: str) -> tuple[S, str | None, bool]:
-    verdict = judge(Condition(state=now, found_by=by), Evidence(state=seen, by=seen_by))
+def _judge(before: tuple[S, str | None], look: tuple[S, str]) -> tuple[S, str | None, bool]:
+    now = Condition(state=before[0], found_by=before[1])
+    verdict = judge(now, Evidence(state=look[0], by=look[1]))
     return verdict.condition.state, verdict.condition.found_by, verdict.tell
 
 
 @pytest.mark.parametrize(
-    ("now", "by", "seen", "seen_by", "after", "after_by", "tell"),
+    ("before", "look", "after"),
     [
         # all is well
-        (S.UP, None, S.UP, POLL, S.UP, None, False),
-        (S.UP, None, S.UP, "submit", S.UP, None, False),
+        ((S.UP, None), (S.UP, POLL), (S.UP, None, False)),
+        ((S.UP, None), (S.UP, "submit"), (S.UP, None, False)),
         # trouble begins: told once
-        (S.UP, None, S.UNREACHABLE, POLL, S.UNREACHABLE, POLL, True),
-        (S.UP, None, S.OVERLOADED, "submit", S.OVERLOADED, "submit", True),
-        (S.UP, None, S.ACCOUNTING_DOWN, POLL, S.ACCOUNTING_DOWN, POLL, True),
-        (S.UNREACHABLE, POLL, S.UNREACHABLE, POLL, S.UNREACHABLE, POLL, False),
-        (S.UNREACHABLE, POLL, S.UNREACHABLE, "setup", S.UNREACHABLE, POLL, False),
+        ((S.UP, None), (S.UNREACHABLE, POLL), (S.UNREACHABLE, POLL, True)),
+        ((S.UP, None), (S.OVERLOADED, "submit"), (S.OVERLOADED, "submit", True)),
+        ((S.UP, None), (S.ACCOUNTING_DOWN, POLL), (S.ACCOUNTING_DOWN, POLL, True)),
+        ((S.UNREACHABLE, POLL), (S.UNREACHABLE, POLL), (S.UNREACHABLE, POLL, False)),
+        ((S.UNREACHABLE, POLL), (S.UNREACHABLE, "setup"), (S.UNREACHABLE, POLL, False)),
         # a poll takes over from a step: it can be repeated without one
-        (S.UNREACHABLE, "setup", S.UNREACHABLE, POLL, S.UNREACHABLE, POLL, False),
+        ((S.UNREACHABLE, "setup"), (S.UNREACHABLE, POLL), (S.UNREACHABLE, POLL, False)),
         # worse hides lighter, lighter does not hide worse
-        (S.OVERLOADED, "submit", S.UNREACHABLE, POLL, S.UNREACHABLE, POLL, True),
-        (S.UNREACHABLE, "setup", S.AUTH_NEEDED, POLL, S.AUTH_NEEDED, POLL, True),
-        (S.AUTH_NEEDED, POLL, S.OVERLOADED, "submit", S.AUTH_NEEDED, POLL, False),
-        (S.UNREACHABLE, "setup", S.ACCOUNTING_DOWN, POLL, S.UNREACHABLE, "setup", False),
+        ((S.OVERLOADED, "submit"), (S.UNREACHABLE, POLL), (S.UNREACHABLE, POLL, True)),
+        ((S.UNREACHABLE, "setup"), (S.AUTH_NEEDED, POLL), (S.AUTH_NEEDED, POLL, True)),
+        ((S.AUTH_NEEDED, POLL), (S.OVERLOADED, "submit"), (S.AUTH_NEEDED, POLL, False)),
+        ((S.UNREACHABLE, "setup"), (S.ACCOUNTING_DOWN, POLL), (S.UNREACHABLE, "setup", False)),
         # who found it sees how it changes
-        (S.UNREACHABLE, POLL, S.MAINTENANCE, POLL, S.MAINTENANCE, POLL, True),
-        (S.UNREACHABLE, POLL, S.ACCOUNTING_DOWN, POLL, S.ACCOUNTING_DOWN, POLL, True),
+        ((S.UNREACHABLE, POLL), (S.MAINTENANCE, POLL), (S.MAINTENANCE, POLL, True)),
+        ((S.UNREACHABLE, POLL), (S.ACCOUNTING_DOWN, POLL), (S.ACCOUNTING_DOWN, POLL, True)),
         # and when it is over; others do not
-        (S.UNREACHABLE, POLL, S.UP, POLL, S.UP, None, True),
-        (S.OVERLOADED, "submit", S.UP, "submit", S.UP, None, True),
-        (S.OVERLOADED, "submit", S.UP, POLL, S.OVERLOADED, "submit", False),
-        (S.OVERLOADED, "submit", S.UP, "setup", S.OVERLOADED, "submit", False),
-        (S.ACCOUNTING_DOWN, POLL, S.UP, "submit", S.ACCOUNTING_DOWN, POLL, False),
+        ((S.UNREACHABLE, POLL), (S.UP, POLL), (S.UP, None, True)),
+        ((S.OVERLOADED, "submit"), (S.UP, "submit"), (S.UP, None, True)),
+        ((S.OVERLOADED, "submit"), (S.UP, POLL), (S.OVERLOADED, "submit", False)),
+        ((S.OVERLOADED, "submit"), (S.UP, "setup"), (S.OVERLOADED, "submit", False)),
+        ((S.ACCOUNTING_DOWN, POLL), (S.UP, "submit"), (S.ACCOUNTING_DOWN, POLL, False)),
         # a person always may
-        (S.AUTH_NEEDED, POLL, S.UP, PERSON, S.UP, None, True),
-        (S.UP, None, S.UP, PERSON, S.UP, None, False),
+        ((S.AUTH_NEEDED, POLL), (S.UP, PERSON), (S.UP, None, True)),
+        ((S.UP, None), (S.UP, PERSON), (S.UP, None, False)),
     ],
 )  # fmt: skip
 def test_what_evidence_makes_of_a_site(
-    now: S, by: str | None, seen: S, seen_by: str, after: S, after_by: str | None, tell: bool
+    before: tuple[S, str | None], look: tuple[S, str], after: tuple[S, str | None, bool]
 ) -> None:
-    assert _judge(now, by, seen, seen_by) == (after, after_by, tell)
+    assert _judge(before, look) == after
 
 
-_LOOKS = st.tuples(
-    st.sampled_from(CONDITIONS), st.sampled_from([POLL, "setup", "submit"])
-)
+_LOOKS = st.tuples(st.sampled_from(CONDITIONS), st.sampled_from([POLL, "setup", "submit"]))
 
 
 @given(st.lists(_LOOKS, max_size=30))
@@ -128,8 +129,8 @@ def test_pauses_before_probes(state: S, probes: int, pause: float) -> None:
     assert (at(0.0), at(1.0)) == pytest.approx((0.8 * pause, 1.2 * pause))
 
 
-def _pause(before_s: float | None, chance: float = 0.5, **polled: object) -> float:
-    made = Polled(**{"changed": False, "took_s": 0.05, **polled})  # type: ignore[arg-type]
+def _pause(before_s: float | None, chance: float = 0.5, **polled: Any) -> float:
+    made = Polled(**{"changed": False, "took_s": 0.05, **polled})
     return poll_pause_s(made, before_s, least_s=2.0, most_s=30.0, chance=chance)
 
 
@@ -151,9 +152,7 @@ def _pause(before_s: float | None, chance: float = 0.5, **polled: object) -> flo
         (2.0, {"took_s": 100.0}, 300.0),
     ],
 )
-def test_pauses_between_polls(
-    before_s: float | None, polled: dict[str, object], pause: float
-) -> None:
+def test_pauses_between_polls(before_s: float | None, polled: dict[str, Any], pause: float) -> None:
     assert _pause(before_s, **polled) == pytest.approx(pause)
 
 

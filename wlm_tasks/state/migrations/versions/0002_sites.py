@@ -10,7 +10,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_ADDED = {"polls": ("begun_at", "pace_s"), "jobs": ("unknown_at",)}
+_TIMES = {"polls": ("begun_at", "pace_s"), "jobs": ("unknown_at",)}
 
 
 def upgrade() -> None:
@@ -37,14 +37,16 @@ def upgrade() -> None:
         sa.Column("tokens_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("name", name="pk_sites"),
     )
-    for table, columns in _ADDED.items():
+    for table, columns in _TIMES.items():
         for column in columns:
             op.add_column(table, sa.Column(column, sa.Double(), nullable=True))
+    op.add_column("polls", sa.Column("poller", sa.String(64), nullable=True))
 
 
 def downgrade() -> None:
     """Take them away again."""
-    for table, columns in _ADDED.items():
+    op.drop_column("polls", "poller")
+    for table, columns in _TIMES.items():
         for column in columns:
             op.drop_column(table, column)
     op.drop_table("sites")
