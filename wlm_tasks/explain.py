@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.states import ExperimentState, StepState
+from wlm_tasks.state.site_rows import SiteRow
 from wlm_tasks.state.views import ExperimentView, JobView, StepView
 
 
@@ -21,6 +23,7 @@ class Situation:
     now: float
     controls: Sequence[str]  #: control processes with a live lease
     poll_error: str | None = None  #: why the site's last poll found nothing out
+    site: SiteRow | None = None  #: how the site stands, if anything was ever to be said of it
 
 
 def current_step(steps: Sequence[StepView]) -> StepView | None:
@@ -71,7 +74,11 @@ def _watching(situation: Situation, step: StepView) -> str:
     job = situation.job
     if job is None:
         return "the job is on its site"
-    trouble = f"; the site cannot be asked: {situation.poll_error}" if situation.poll_error else ""
+    error, site = situation.poll_error, situation.site
+    trouble = f"; the site cannot be asked: {error}" if error else ""
+    if site is not None and site.state is not SiteState.UP:
+        when = _ago(situation.now, site.since)
+        trouble = f"; the site is {site.state}{when}: {site.reason}{_remedy(situation, site)}"
     native = f" as {job.native_id}" if job.native_id else ""
     state = str(job.state).lower()
     when = _ago(situation.now, job.started_at or step.started_at)
@@ -93,8 +100,22 @@ def _reason(_situation: Situation, step: StepView) -> str:
     return step.reason or str(step.state).lower()
 
 
-def _held(_situation: Situation, step: StepView) -> str:
-    return f"held: {step.reason or 'the sweep has as many active members as it may'}"
+def _held(situation: Situation, step: StepView) -> str:
+    text = f"held: {step.reason or 'the sweep has as many active members as it may'}"
+    site = situation.site
+    if site is None or site.takes_work or step.reason is None:
+        return text
+    return f"{text}; the site is {site.shown}{_remedy(situation, site)}"
+
+
+def _remedy(situation: Situation, site: SiteRow) -> str:
+    """What ends a site's trouble."""
+    if site.shown in (SiteState.PAUSED, SiteState.AUTH_NEEDED):
+        first = "" if site.shown is SiteState.PAUSED else "mend it, then "
+        return f"; {first}go on with `wlm site resume {site.name}`"
+    if site.probe_at is None:
+        return ""
+    return f"; tried again in {max(0.0, site.probe_at - situation.now):.0f} s"
 
 
 _EXPLAIN: Final[dict[StepState, Callable[[Situation, StepView], str]]] = {

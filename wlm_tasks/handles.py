@@ -132,7 +132,7 @@ class ExperimentHandle:
 
     def why(self) -> str:
         """One line: what it waits for, or how it ended."""
-        views, coordination = self._client.store.views, self._client.store.coordination
+        store, views = self._client.store, self._client.store.views
         view, steps = self.view, self.steps
         step, jobs = current_step(steps), views.jobs(self.id)
         ahead = 0
@@ -145,8 +145,9 @@ class ExperimentHandle:
                 job=jobs[-1] if jobs else None,
                 ahead=ahead,
                 now=views.now(),
-                controls=sorted(set(coordination.holders().values())),
-                poll_error=coordination.poll_errors().get(view.site),
+                controls=sorted(set(store.coordination.holders().values())),
+                poll_error=store.polls.errors().get(view.site),
+                site=store.sites.get(view.site),
             )
         )
 

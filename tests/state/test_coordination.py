@@ -42,7 +42,7 @@ def test_leases_given_up(world: World) -> None:
 
 
 def _due(world: World, interval_s: float = 5.0) -> list[str]:
-    return world.store.coordination.sites_to_poll({"alpha": interval_s, "beta": 5.0}, 30.0)
+    return world.store.polls.due({"alpha": interval_s, "beta": 5.0}, 30.0)
 
 
 def _later(world: World, seconds: float) -> None:
@@ -64,9 +64,9 @@ def test_only_sites_with_jobs_are_polled(world: World) -> None:
 
 def test_a_poll_under_way_is_not_asked_for_again(world: World) -> None:
     world.submitted()
-    polls = world.store.coordination
+    polls = world.store.polls
     assert _due(world) == ["alpha"]
-    polls.poll_sent("alpha")
+    polls.sent("alpha")
     assert _due(world) == []
     _later(world, 29)
     assert _due(world) == []
@@ -76,26 +76,26 @@ def test_a_poll_under_way_is_not_asked_for_again(world: World) -> None:
 
 def test_a_poll_is_due_again_after_the_interval(world: World) -> None:
     world.submitted()
-    polls = world.store.coordination
-    polls.poll_sent("alpha")
-    polls.poll_done("alpha", None)
+    polls = world.store.polls
+    polls.sent("alpha")
+    polls.done("alpha", None)
     assert _due(world) == []
     _later(world, 6)
     assert _due(world) == ["alpha"]
     assert _due(world, interval_s=10.0) == []
-    polls.poll_sent("alpha")
+    polls.sent("alpha")
     assert _due(world, interval_s=0.0) == []  # the end that is noted is that of the one before
 
 
 def test_a_site_that_cannot_be_asked(world: World) -> None:
-    polls = world.store.coordination
-    polls.poll_sent("alpha")
-    polls.poll_done("alpha", "no route")
-    assert polls.poll_errors() == {"alpha": "no route"}
-    polls.poll_sent("alpha")
-    assert polls.poll_errors() == {"alpha": "no route"}
-    polls.poll_done("alpha", None)
-    assert polls.poll_errors() == {}
+    polls = world.store.polls
+    polls.sent("alpha")
+    polls.done("alpha", "no route")
+    assert polls.errors() == {"alpha": "no route"}
+    polls.sent("alpha")
+    assert polls.errors() == {"alpha": "no route"}
+    polls.done("alpha", None)
+    assert polls.errors() == {}
 
 
 def test_changes_of_experiments_go_out_once_and_in_order(world: World) -> None:

@@ -52,8 +52,12 @@ def test_a_poll_that_ends_at_once_is_not_taken_for_one_under_way(
     world: World, duties: Duties, sent: Sent
 ) -> None:
     _watched(world)
-    done = world.store.coordination.poll_done
-    sent.on_system = lambda _task: done("local", None)  # a worker was quick
+    done = world.store.polls.done
+
+    def quick(_task: str) -> None:
+        done("local", None)
+
+    sent.on_system = quick
     assert duties.poll() == 1
     assert duties.poll() == 0
     world.sql("UPDATE polls SET sent_at = sent_at - 5, done_at = done_at - 5")

@@ -6,13 +6,14 @@ import time
 from typing import Any
 
 import pytest
-from state.world import MONITOR, STAGE_IN, STAGE_OUT, SUBMIT, World, holder
+from state.world import MONITOR, STAGE_IN, STAGE_OUT, SUBMIT, World, caps, holder
 
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim
 from wlm_tasks.state.intents import FirstJob, Held, Intent
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 
 ENDED = [JobRecord.SUCCEEDED, JobRecord.FAILED, JobRecord.CANCELLED, JobRecord.LOST]
@@ -54,7 +55,9 @@ def test_no_more_than_the_site_may_run(world: World) -> None:
     world.intend(claims[0], max_running=2)
     world.intend(claims[1], max_running=2)
     world.intend(claims[2], site="beta", max_running=1)  # another site's
-    got = world.store.jobs.intend(claims[3], site="alpha", workdir="/w", max_running=2)
+    got = world.store.jobs.intend(
+        claims[3], site="alpha", workdir="/w", limits=SiteLimits(max_running=2)
+    )
     assert got == Held("site alpha: runs as many jobs as it may (2)")
     step = world.step(claims[3].experiment_id, SUBMIT)
     assert (step.state, step.reason, step.sent_at) == (StepState.HELD, got.reason, None)
@@ -68,21 +71,27 @@ def test_a_free_slot_is_for_the_most_urgent_that_waits(world: World) -> None:
     urgent = world.running(SUBMIT, priority="urgent")
     low = world.running(SUBMIT, priority="low")
     jobs = world.store.jobs
-    assert isinstance(jobs.intend(urgent, site="alpha", workdir="/w", max_running=1), Held)
+    assert isinstance(
+        jobs.intend(urgent, site="alpha", workdir="/w", limits=SiteLimits(max_running=1)), Held
+    )
     world.end_job(experiment_id)
-    assert isinstance(jobs.intend(low, site="alpha", workdir="/w", max_running=1), Held)
-    assert world.store.upkeep.release_held({"alpha": 1}) == 1
+    assert isinstance(
+        jobs.intend(low, site="alpha", workdir="/w", limits=SiteLimits(max_running=1)), Held
+    )
+    assert world.store.upkeep.release_held(caps(alpha=1)) == 1
     assert world.step(urgent.experiment_id, SUBMIT).state is StepState.READY
     assert world.step(low.experiment_id, SUBMIT).state is StepState.HELD
 
 
-@pytest.mark.parametrize(("priority", "goes"), [("low", False), ("high", True), ("urgent", True)])
-def test_and_of_none_less_urgent(world: World, priority: str, goes: bool) -> None:
+@pytest.mark.parametrize(("priority", "goes"), [("low", False), ("high", False), ("urgent", True)])
+def test_nor_of_one_as_urgent_that_waits(world: World, priority: str, goes: bool) -> None:
     other = world.running(SUBMIT, priority="high")
     claim = world.running(SUBMIT, priority=priority)
     jobs = world.store.jobs
-    assert isinstance(jobs.intend(other, site="alpha", workdir="/w", max_running=0), Held)
-    got = jobs.intend(claim, site="alpha", workdir="/w", max_running=1)
+    assert isinstance(
+        jobs.intend(other, site="alpha", workdir="/w", limits=SiteLimits(max_running=0)), Held
+    )
+    got = jobs.intend(claim, site="alpha", workdir="/w", limits=SiteLimits(max_running=1))
     assert isinstance(got, Intent) is goes
 
 
@@ -277,8 +286,8 @@ def test_a_claim_that_a_power_cut_undid_submits_nothing(
 def test_a_second_submit_goes_where_the_first_went(world: World) -> None:
     """The site's scratch may have changed since; the job of the token has not moved."""
     jobs, claim = world.store.jobs, world.running(SUBMIT)
-    first = jobs.intend(claim, site="alpha", workdir="/old/w", max_running=None)
-    again = jobs.intend(claim, site="alpha", workdir="/new/w", max_running=None)
+    first = jobs.intend(claim, site="alpha", workdir="/old/w")
+    again = jobs.intend(claim, site="alpha", workdir="/new/w")
     assert isinstance(first, Intent)
     assert isinstance(again, Intent)
     assert (first.workdir, first.first) == ("/old/w", True)
@@ -290,7 +299,7 @@ def test_a_refusal_does_not_forget_what_another_claim_may_have_submitted(world: 
     world.intend(claim)
     again = world.store.claims.claim(claim.experiment_id, SUBMIT, holder(redelivered=True))
     assert isinstance(again, Claim)
-    intent = world.store.jobs.intend(again, site="alpha", workdir="/w", max_running=None)
+    intent = world.store.jobs.intend(again, site="alpha", workdir="/w")
     assert isinstance(intent, Intent)
     world.store.jobs.rejected(again, intent, "no such directory")
     assert world.state(claim.experiment_id) is ExperimentState.FAILED

@@ -21,13 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from state.invariants import MOVING, Rows
-from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, holder
+from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, caps, holder
 
 from wlm_tasks.errors import FencedError, IllegalTransitionError, NotFoundError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import STEP_QUEUES, StepName
 from wlm_tasks.state.claims import Claim
 from wlm_tasks.state.intents import Intent
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.schema import metadata
 from wlm_tasks.state.store import Store
 
@@ -145,7 +146,9 @@ class Machine(RuleBasedStateMachine):
         return multiple()
 
     def _intend(self, claim: Claim, cap: int) -> Any:
-        return self.store.jobs.intend(claim, site="alpha", workdir="/w", max_running=cap)
+        return self.store.jobs.intend(
+            claim, site="alpha", workdir="/w", limits=SiteLimits(max_running=cap)
+        )
 
     @rule(claim=claims, cap=st.integers(0, 3))
     def intend(self, claim: Claim, cap: int) -> None:
@@ -233,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         upkeep = self.store.upkeep
         upkeep.wake_due()
         upkeep.expire_leases(POISON_AFTER)
-        upkeep.release_held({"alpha": 2})
+        upkeep.release_held(caps(alpha=2))
         ready = upkeep.unsent(100)
         upkeep.mark_sent(ready)
         assert upkeep.unsent(100) == []

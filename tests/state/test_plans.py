@@ -18,6 +18,7 @@ from wlm_tasks.control.duties import Duties
 from wlm_tasks.model.states import JobRecord, StepState
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.intake import NewSweep, new_id
+from wlm_tasks.state.politeness import SiteLimits
 
 SMALL, LARGE = 150, 1500
 #: Per-tick work; what each asks may depend on what is open, never on what has ended.
@@ -93,7 +94,7 @@ def _open(world: World) -> None:
         world.sql("UPDATE jobs SET site = 'local' WHERE experiment_id = :e", e=one)
     world.store.intake.cancel(one)
     claim = world.running(SUBMIT, site="local")
-    world.store.jobs.intend(claim, site="local", workdir="/w", max_running=0)
+    world.store.jobs.intend(claim, site="local", workdir="/w", limits=SiteLimits(max_running=0))
     stopping = [new(experiment(site="local")) for _ in range(3)]
     world.store.intake.add_sweep(
         NewSweep(
@@ -133,7 +134,10 @@ def _claiming(world: World) -> dict[str, Callable[[], Any]]:
         ),
         "leave": lambda: store.claims.claim(urgent, STAGE_IN, holder("m9")),
         "intend": lambda: store.jobs.intend(
-            world.running(SUBMIT, priority="urgent"), site="local", workdir="/w", max_running=99
+            world.running(SUBMIT, priority="urgent"),
+            site="local",
+            workdir="/w",
+            limits=SiteLimits(max_running=99),
         ),
         "report": lambda: world.report(
             world.submitted(priority="urgent")[1], JobRecord.FAILED, max_jobs=2

@@ -12,6 +12,7 @@ from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.state.claims import Claim, GoOn, Leave
 from wlm_tasks.state.intents import Held, Intent
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 
 OPEN = {"READY", "RUNNING", "WATCHING", "BACKOFF", "HELD", "PAUSED", "WAITING"}
@@ -195,7 +196,9 @@ def test_a_sites_cap_holds_against_8_submitters(world: World) -> None:
     claims = [world.running(SUBMIT) for _ in range(8)]
 
     def intend(number: int) -> Intent | Held:
-        return world.store.jobs.intend(claims[number], site="alpha", workdir="/w", max_running=3)
+        return world.store.jobs.intend(
+            claims[number], site="alpha", workdir="/w", limits=SiteLimits(max_running=3)
+        )
 
     results = in_threads(8, intend)
     assert sum(isinstance(one, Intent) for one in results) == 3, results

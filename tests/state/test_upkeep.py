@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World
+from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, caps
 
 from wlm_tasks.model.states import StepState
 from wlm_tasks.state.advance import NextStep
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.upkeep import SentStep, segment
 
 
@@ -132,7 +133,7 @@ def _held_submits(world: World, *priorities: str, site: str = "alpha") -> list[s
     ids = []
     for priority in priorities:
         claim = world.running(SUBMIT, priority=priority, site=site)
-        world.store.jobs.intend(claim, site=site, workdir="/w", max_running=0)
+        world.store.jobs.intend(claim, site=site, workdir="/w", limits=SiteLimits(max_running=0))
         assert world.step(claim.experiment_id, SUBMIT).state is StepState.HELD
         ids.append(claim.experiment_id)
     return ids
@@ -147,33 +148,33 @@ def test_a_site_lets_as_many_go_as_it_has_room(world: World) -> None:
     ids = _held_submits(world, "normal", "urgent", "low", "high")
     assert world.store.upkeep.count_held() == 4
     release = world.store.upkeep.release_held
-    assert release({"alpha": 1}) == 0
-    assert release({"beta": 9}) == 0
-    assert release({"alpha": 3}) == 2
+    assert release(caps(alpha=1)) == 0
+    assert release(caps(beta=9)) == 0
+    assert release(caps(alpha=3)) == 2
     assert _ready(world, ids) == [False, True, False, True]
-    assert release({"alpha": 3}) == 0  # those two are on their way
+    assert release(caps(alpha=3)) == 0  # those two are on their way
     step = world.step(ids[1], SUBMIT)
     assert (step.reason, step.sent_at) == (None, None)
     assert {one.experiment_id for one in world.store.upkeep.unsent(9)} == {ids[1], ids[3]}
-    assert release({"alpha": None}) == 2
+    assert release(caps(alpha=None)) == 2
     assert world.store.upkeep.count_held() == 0
 
 
 def test_a_claimed_submit_has_its_place(world: World) -> None:
     [first, second] = _held_submits(world, "high", "low")
-    assert world.store.upkeep.release_held({"alpha": 1}) == 1
+    assert world.store.upkeep.release_held(caps(alpha=1)) == 1
     claim = world.claim(first, SUBMIT)  # claimed, and no intent yet
-    assert world.store.upkeep.release_held({"alpha": 1}) == 0
+    assert world.store.upkeep.release_held(caps(alpha=1)) == 0
     world.intend(claim, max_running=1)
-    assert world.store.upkeep.release_held({"alpha": 1}) == 0
-    assert world.store.upkeep.release_held({"alpha": 2}) == 1
+    assert world.store.upkeep.release_held(caps(alpha=1)) == 0
+    assert world.store.upkeep.release_held(caps(alpha=2)) == 1
     assert _ready(world, [second]) == [True]
 
 
 def test_each_site_for_itself(world: World) -> None:
     alpha = _held_submits(world, "low", "low")
     beta = _held_submits(world, "low", "low", site="beta")
-    assert world.store.upkeep.release_held({"alpha": 1, "beta": 2}) == 3
+    assert world.store.upkeep.release_held(caps(alpha=1, beta=2)) == 3
     assert (sum(_ready(world, alpha)), sum(_ready(world, beta))) == (1, 2)
 
 
@@ -182,7 +183,7 @@ def test_a_sweep_lets_the_next_go_when_one_has_ended(world: World) -> None:
     release = world.store.upkeep.release_held
     assert release({}) == 0
     world.store.claims.fail(world.claim(ids[1]), "broken")
-    assert release({"alpha": 1}) == 1
+    assert release(caps(alpha=1)) == 1
     assert _ready(world, ids, SETUP) == [True, False, True, False, False]
     world.store.intake.cancel(ids[0])
     world.store.claims.pause(world.claim(ids[2]), "gave up")  # paused is still under way

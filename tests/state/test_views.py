@@ -10,6 +10,7 @@ from wlm_tasks.errors import AmbiguousIdError, NotFoundError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.claims import Claim
 from wlm_tasks.state.intake import NewSweep
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.store import Store
 from wlm_tasks.state.views import AttemptView, Filter
 
@@ -262,7 +263,7 @@ def test_submits_of_several_jobs_are_attempts(world: World) -> None:
 
 def test_a_held_submit_was_an_attempt(world: World) -> None:
     claim = world.running(SUBMIT, staging=False)
-    world.store.jobs.intend(claim, site="alpha", workdir="/w", max_running=0)
+    world.store.jobs.intend(claim, site="alpha", workdir="/w", limits=SiteLimits(max_running=0))
     [_setup, submit] = world.store.views.attempts(claim.experiment_id)
     assert submit.outcome == StepState.HELD
     assert submit.reason == "site alpha: runs as many jobs as it may (0)"

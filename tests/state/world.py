@@ -16,6 +16,7 @@ from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
 from wlm_tasks.state.intents import Intent
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.state.store import Store
 from wlm_tasks.state.views import StepView
@@ -71,6 +72,11 @@ def holder(
         lease_s=lease_s,
         redelivered=redelivered,
     )
+
+
+def caps(**max_running: int | None) -> dict[str, SiteLimits]:
+    """Limits of sites by their names."""
+    return {name: SiteLimits(max_running=most) for name, most in max_running.items()}
 
 
 class World:
@@ -158,7 +164,10 @@ class World:
     def intend(self, claim: Claim, *, site: str = "alpha", max_running: int | None = None) -> str:
         """Commit the intent of a job."""
         intent = self.store.jobs.intend(
-            claim, site=site, workdir=f"/scratch/{claim.experiment_id}", max_running=max_running
+            claim,
+            site=site,
+            workdir=f"/scratch/{claim.experiment_id}",
+            limits=SiteLimits(max_running=max_running),
         )
         assert isinstance(intent, Intent), intent
         return intent.token

@@ -44,7 +44,9 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "The system": {
         "up": Entry("serving:up", "Run everything in this process (without a broker)."),
         "control": Entry("serving:control", "Run a control process (with a broker)."),
-        "sites": Entry("places:sites", "List the sites and how busy they are."),
+        "sites": Entry("sites:sites", "List the sites, how they stand and how busy they are."),
+        "site": Entry("sites:site", "Pause, resume or test a site."),
+        "repair": Entry("repair:repair", "List what needs a person, and settle it."),
         "queues": Entry("places:queues", "List the queues and what waits in them."),
         "db": Entry("admin:db", "Look after the database."),
         "config": Entry("admin:config", "Show the settings in force."),

@@ -1,4 +1,4 @@
-"""``wlm sites`` and ``wlm queues``: where work goes and what waits there."""
+"""``wlm queues``: what waits where."""
 
 from __future__ import annotations
 
@@ -12,50 +12,6 @@ from wlm_tasks.cli.problems import WRONG, report
 from wlm_tasks.cli.session import Session, pass_session
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.steps import ALL_QUEUES, QUEUES, StepName
-
-
-@click.command()
-@output.output_option()
-@pass_session
-def sites(session: Session, form: str) -> None:
-    """List the configured sites and how busy they are."""
-    store = session.store
-    live, errors = store.views.live_jobs(), store.coordination.poll_errors()
-    found: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "kind": site.kind,
-            "jobs": live.get(name, 0),
-            "max_running": site.max_running,
-            "scratch": site.directory,
-            "trouble": errors.get(name),
-        }
-        for name, site in sorted(session.settings.sites.items())
-    ]
-    if form == output.JSON:
-        output.show_json(found)
-    elif form == output.IDS:
-        output.show_ids(one["name"] for one in found)
-    else:
-        table = output.new_table(
-            "SITE",
-            "KIND",
-            "JOBS",
-            "SCRATCH",
-            "TROUBLE",
-            right=("JOBS",),
-            cut=("SCRATCH", "TROUBLE"),
-        )
-        for one in found:
-            most = one["max_running"]
-            table.add_row(
-                one["name"],
-                one["kind"],
-                f"{one['jobs']} of {most}" if most is not None else str(one["jobs"]),
-                output.cell(one["scratch"]),
-                output.cell(one["trouble"], "red"),
-            )
-        output.show(table)
 
 
 @click.command()

@@ -78,6 +78,15 @@ class Submitted:
     status: JobStatus | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SiteLoad:
+    """How many jobs our account has at a site, whoever handed them in."""
+
+    queued: int  #: accepted, not started
+    running: int
+    foreign: int  #: how many of both are not ours
+
+
 class SiteStore(ABC):
     """The files of a site whose directories the worker does not see itself.
 
@@ -147,6 +156,28 @@ class ComputeBackend(ABC):
     @abstractmethod
     def url(self, path: str) -> str:
         """A URL by which staging reaches an absolute path on the site."""
+
+    def load(self) -> SiteLoad | None:
+        """How many jobs the account has there; None where the site does not tell.
+
+        Asked after a poll, so an answer that came with the jobs' states costs no request.
+        """
+        return None
+
+    def accounting_trouble(self) -> str | None:
+        """Why the site cannot tell about jobs long ended, as its last poll found; None if it can.
+
+        Asks nothing. For sites where the records of ended jobs are a service of their own.
+        """
+        return None
+
+    def discard(self, workdir: str) -> bool:  # noqa: ARG002 - a site that cannot says so
+        """Remove a directory made by `prepare`; False where the site cannot do that from here."""
+        return False
+
+    def caveats(self) -> tuple[str, ...]:
+        """What this site cannot promise as it is set up, a sentence each."""
+        return ()
 
     def links(self, ref: JobRef) -> dict[str, str]:  # noqa: ARG002 - for those that have some
         """Pages on which a person finds the job, by name; empty where a site has none."""

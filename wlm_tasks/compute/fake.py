@@ -20,9 +20,10 @@ from wlm_tasks.compute.base import (
     JobSpec,
     JobState,
     JobStatus,
+    SiteLoad,
     Submitted,
 )
-from wlm_tasks.errors import ConfigError, JobCancelledError, JobRejectedError
+from wlm_tasks.errors import ConfigError, JobCancelledError, JobRejectedError, SiteTroubleError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ class FakeJob:
 class FakeSite:
     """The memory of a fake site. Give one to several backends: they then see the same jobs.
 
-    ``plan`` says how jobs go, ``fail`` and ``lose_answer`` make calls go wrong; ``calls`` lists
-    the calls made as (method, token), ``workdirs`` what was prepared.
+    ``plan`` says how jobs go; ``fail``, ``lose_answer`` and ``trouble`` make calls go wrong;
+    ``calls`` lists the calls made as (method, token), ``workdirs`` what was prepared.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,9 @@ class FakeSite:
         self._faults: Final[defaultdict[str, deque[Exception]]] = defaultdict(deque)
         self._lost_answers: Final[defaultdict[str, deque[Exception]]] = defaultdict(deque)
         self._bells: Final[set[str]] = set()
+        self.load: SiteLoad | None = None  #: what the site tells of its account
+        self.accounting: str | None = None  #: why its accounting is away
+        self.trouble: SiteTroubleError | None = None  #: what every call raises meanwhile
 
     def plan(self, name: str, outcome: FakeOutcome) -> None:
         """Say how jobs of this experiment's name go from now on."""
@@ -86,6 +90,8 @@ class FakeSite:
     def call(self, method: str, token: str) -> None:
         """Note a call; raise the fault planned for it."""
         self.calls.append((method, token))
+        if self.trouble is not None:
+            raise self.trouble
         _raise_next(self._faults[method])
 
     def answer(self, method: str) -> None:
@@ -205,6 +211,19 @@ class FakeBackend(ComputeBackend):
             job = self.site.jobs.get(ref.token)
             text = "" if job is None else str(getattr(job.outcome, stream))
         return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+
+    def load(self) -> SiteLoad | None:
+        """Return what the site was told to tell."""
+        return self.site.load
+
+    def accounting_trouble(self) -> str | None:
+        """Return what the site was told to lack."""
+        return self.site.accounting
+
+    def discard(self, workdir: str) -> bool:
+        """Forget the directory."""
+        self.site.workdirs.discard(workdir)
+        return True
 
     def url(self, path: str) -> str:
         """Return a ``file://`` URL, though the fake site has no files."""

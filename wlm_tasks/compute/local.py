@@ -124,6 +124,13 @@ class LocalBackend(ComputeBackend):
                     Path(name).unlink()
 
     @translated
+    def discard(self, workdir: str) -> bool:
+        """Remove the directory and what is in it."""
+        self.check_inside(workdir)
+        shutil.rmtree(workdir)
+        return True
+
+    @translated
     def submit(self, spec: JobSpec) -> Submitted:
         """Start the job unless its claim is there; return once its claim is there."""
         self.check_inside(spec.ref.workdir)

@@ -27,6 +27,7 @@ _ADDRESSES_LIMIT: Final = 100
 _PATH_LIMIT: Final = 1024
 
 rate = number("a number of bytes a second above 0", lambda x: x > 0)
+per_second = number("a number a second above 0", lambda x: x > 0)
 KIND: Final = "the kind of the site, such as 'local'"
 kind = matching(r"[a-z][a-z0-9_-]{0,31}", KIND)
 _word = matching(r"[^\s\x00-\x1f\x7f]{1,255}", "1 to 255 characters without blanks")

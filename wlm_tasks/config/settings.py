@@ -43,6 +43,8 @@ class StepSettings:
     carry_on: bool = field(default=True, metadata=rule(checks.flag, read_flag))
     #: how often a claim is renewed while its holder works
     heartbeat_s: float = field(default=5.0, metadata=_SECONDS)
+    #: how long a submission is looked for of which it is not known whether the site took it
+    undecided_s: float = field(default=900.0, metadata=_SECONDS)
 
     def __post_init__(self) -> None:
         """Check each field and that a claim outlives two signs of life."""
@@ -123,8 +125,22 @@ class SiteSettings:
     max_running: int | None = field(
         default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000)), read_number)
     )
-    #: between looks at its jobs
+    #: most jobs of the account that wait in its queue; None for no limit of ours
+    max_queued: int | None = field(
+        default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000)), read_number)
+    )
+    #: most submits a second, of all workers together; None for no limit of ours
+    submit_per_s: float | None = field(
+        default=None, metadata=rule(checks.optional(own.per_second), read_number)
+    )
+    #: between looks at its jobs while they change
     poll_s: float = field(default=1.0, metadata=_SECONDS)
+    #: the same while nothing changes, at last
+    poll_max_s: float = field(default=30.0, metadata=_SECONDS)
+    #: before it is tried again when it is in trouble, at first; people get longer to mend it
+    probe_s: float = field(default=10.0, metadata=_SECONDS)
+    #: the same at last
+    probe_max_s: float = field(default=600.0, metadata=_SECONDS)
     #: what only this kind of site needs, such as host and user
     options: Mapping[str, str | int] = field(default_factory=dict)
 

@@ -24,10 +24,12 @@ from wlm_tasks.config import Settings
 from wlm_tasks.control import broker
 from wlm_tasks.control.queues import DEAD_QUEUE
 from wlm_tasks.errors import WlmError
+from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.states import ExperimentState
 from wlm_tasks.model.steps import ALL_QUEUES
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.site_rows import SiteRow
 
 #: RabbitMQ closes the channel of a consumer that holds a message longer; its default, seconds.
 CONSUMER_TIMEOUT_S: Final = 1800.0
@@ -266,7 +268,7 @@ def _rows(runtime: Runtime) -> Iterator[Finding]:
         holders = store.coordination.holders()
         waiting = store.coordination.count_unpublished()
         paused = store.views.counts().get(ExperimentState.PAUSED, 0)
-        troubles = store.coordination.poll_errors()
+        errors, sites = store.polls.errors(), store.sites.all()
     except WlmError as error:
         yield fail("rows", error.message)
         return
@@ -276,8 +278,20 @@ def _rows(runtime: Runtime) -> Iterator[Finding]:
     if paused:
         mend = "wlm ls --state paused, then: wlm resume ID"
         yield warn("paused", f"{paused} experiments wait for a person", mend)
-    for site, trouble in sorted(troubles.items()):
-        yield warn(f"site {site}", f"cannot be asked about its jobs: {trouble}", "wlm sites")
+    for name in sorted(errors.keys() | sites.keys()):
+        yield from judge_site(sites.get(name, SiteRow(name=name)), errors.get(name))
+
+
+def judge_site(site: SiteRow, error: str | None) -> Iterator[Finding]:
+    """Judge how a site stands, and why its last poll failed if it did."""
+    name, resume = f"site {site.name}", f"wlm site resume {site.name}"
+    if site.paused_at is not None:
+        yield warn(name, f"is paused: {site.paused_reason or site.paused_by}", resume)
+    if site.state is not SiteState.UP:
+        mend = f"mend it, then: {resume}" if site.state is SiteState.AUTH_NEEDED else "wlm sites"
+        yield warn(name, f"is {site.state}: {site.reason}", mend)
+    elif error is not None:
+        yield warn(name, f"cannot be asked about its jobs: {error}", "wlm sites")
 
 
 def judge_outbox(waiting: int) -> Finding:

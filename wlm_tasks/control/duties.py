@@ -12,6 +12,8 @@ from wlm_tasks.control.sweep import Sweeper
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.chain import send, send_system
+from wlm_tasks.tasks.gate import pause_before_probe
+from wlm_tasks.tasks.perform import limits_of
 from wlm_tasks.tasks.watching import cancel_jobs
 
 _log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ _CANCELS_SEEN = 10 * BATCH
 #: Seconds in which cancels are done here while the broker is away: in one go, and for each.
 _INLINE_S = 2.0
 _INLINE_WAIT_S = 0.2
+#: A poll is asked for at least this part of its interval after the last one.
+_SPACING = 0.8
 #: Seconds between two warnings about that.
 _QUIET_S = 30.0
 
@@ -106,24 +110,50 @@ class Duties:
             self.runtime.store.intake.cancel(experiment_id, "another member of the sweep failed")
         held = upkeep.count_held()
         if held:
-            limits = {name: site.max_running for name, site in self.runtime.settings.sites.items()}
-            if upkeep.release_held(limits):
+            sites = self.runtime.settings.sites
+            if upkeep.release_held({name: limits_of(site) for name, site in sites.items()}):
                 self.dispatch()
         return held
 
     def poll(self) -> int:
-        """Ask for a poll of every site that is due."""
-        intervals = {name: site.poll_s for name, site in self.runtime.settings.sites.items()}
-        coordination = self.runtime.store.coordination
-        due = coordination.sites_to_poll(intervals, AGAIN_AFTER_S)
-        for site in due:
-            coordination.poll_sent(site)  # before a quick worker notes that it is done
-            try:
-                send_system(self.app, "wlm.poll", [site], "monitor")
-            except ServiceError as error:
-                coordination.poll_done(site, error.message)
-                raise
-        return len(due)
+        """Ask for a poll of every site that is due; sites in trouble are tried by `probe`."""
+        sites, troubled = self.runtime.settings.sites, self.runtime.store.sites.all()
+        intervals = {name: site.poll_s for name, site in sites.items()}
+        due = self.runtime.store.polls.due(intervals, AGAIN_AFTER_S)
+        return sum(
+            self._poll(site, intervals.get(site, 0.0) * _SPACING)
+            for site in due
+            if site not in troubled or troubled[site].can_be_polled
+        )
+
+    def _poll(self, site: str, spacing_s: float = 0.0) -> bool:
+        polls = self.runtime.store.polls
+        # before a quick worker notes that it is done
+        if not polls.sent(site, spacing_s):
+            return False  # by another control process, in this moment
+        try:
+            send_system(self.app, "wlm.poll", [site], "monitor")
+        except ServiceError as error:
+            polls.done(site, error.message)
+            raise
+        return True
+
+    def probe(self) -> int:
+        """Find out whether sites in trouble are back: by one step each, or by a poll."""
+        books, tried = self.runtime.store.sites, 0
+        for row in books.to_probe():
+            settings = self.runtime.settings.sites.get(row.name)
+            if settings is None:
+                continue  # another control process may know it
+            step = books.probe(row, pause_before_probe(settings, row.state, row.probes + 1))
+            if step is None:
+                continue
+            if step:
+                self.dispatch()
+            else:
+                self._poll(row.name)
+            tried += 1
+        return tried
 
     def poll_rung(self, tokens: list[str]) -> None:
         """Ask for a look at jobs that rang the bell."""

@@ -57,8 +57,9 @@ class Embedded:
         app.conf.worker_redirect_stdouts = False
         app.conf.worker_hijack_root_logger = False
         app.runtime.store.database.upgrade()
-        # the messages of an earlier process died with it, and so did its claims
+        # the messages of an earlier process died with it, and so did its claims and its polls
         app.runtime.store.upkeep.forget_sent()
+        app.runtime.store.polls.forget()
         self._control = Control(app)
         self._worker = app.WorkController(
             pool="threads",

@@ -58,6 +58,7 @@ class Control:
             _Scheduled("dispatch", self._dispatch, tick_s),
             _Scheduled("cancel", duties.cancel, tick_s),
             _Scheduled("poll", duties.poll, tick_s),
+            _Scheduled("probe", duties.probe, tick_s),
             _Scheduled("publish", lambda: outbox.publish(self._app), tick_s),
             _Scheduled("sweep", duties.sweep, self._settings.sweep_s),
         ]

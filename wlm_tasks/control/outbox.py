@@ -12,6 +12,7 @@ from wlm_tasks.celery import WlmCelery
 from wlm_tasks.control.queues import EVENTS
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.state.coordination import OutboxEvent
+from wlm_tasks.state.sites import SITE_EVENT
 
 #: Events published between two waits for the broker's confirmation.
 BATCH = 500
@@ -92,7 +93,9 @@ class _Confirms:
 
 
 def routing_key(event: OutboxEvent) -> str:
-    """``experiment.<id>.<state>``, or ``submission.<key>.REJECTED`` for what never became one."""
+    """``experiment.<id>.<state>``, ``site.<name>.<state>``, ``submission.<key>.REJECTED``."""
+    if event.state == SITE_EVENT:
+        return f"site.{str(event.detail['site']).replace('.', '_')}.{event.detail['state']}"
     if event.experiment_id is None:
         key = str(event.detail.get("key") or "none").replace(".", "_")
         short = key.encode(errors="replace")[:_KEY_BYTES].decode(errors="ignore")
@@ -102,6 +105,10 @@ def routing_key(event: OutboxEvent) -> str:
 
 def body(event: OutboxEvent) -> dict[str, Any]:
     """What an event says."""
+    if event.state == SITE_EVENT:
+        names = ("site", "state", "was", "reason", "by")
+        said = {name: event.detail.get(name) for name in names}
+        return {"event": event.id, **said, "at": event.at}
     return {
         "event": event.id,
         "experiment": event.experiment_id,

@@ -227,6 +227,11 @@ class Claims:
         with self._database.write() as connection:
             _end(connection, claim, StepState.BACKOFF, reason=reason, due_s=due_s, tries_add=1)
 
+    def hold(self, claim: Claim, reason: str) -> None:
+        """Wait until the site takes work again; no try is used up by that."""
+        with self._database.write() as connection:
+            _end(connection, claim, StepState.HELD, reason=reason, sent_at=None)
+
     def pause(self, claim: Claim, reason: str) -> None:
         """Stop and wait for a person."""
         with self._database.write() as connection:

@@ -1,4 +1,4 @@
-"""How several processes share the work of control: leases, polls, and the outbox of events."""
+"""How several processes share the work of control: leases and the outbox of events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import (
-    IS_LIVE,
     UNPUBLISHED,
     db_now,
     events,
     experiments,
-    jobs,
     leases,
-    polls,
     sweeps,
 )
 
@@ -38,7 +35,7 @@ class OutboxEvent:
 
 
 class Coordination:
-    """Leases by name, polls by site, events by number."""
+    """Leases by name, events by number."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -69,51 +66,6 @@ class Coordination:
                 select(leases.c.name, leases.c.holder).where(leases.c.expires_at > db_now())
             )
             return {row.name: row.holder for row in rows}
-
-    def sites_to_poll(self, interval_s: dict[str, float], again_after_s: float) -> list[str]:
-        """Sites with live jobs whose poll is due and not under way."""
-        live = select(jobs.c.site).where(IS_LIVE).distinct().subquery()
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(
-                    live.c.site,
-                    (db_now() - polls.c.sent_at).label("since_sent"),
-                    (polls.c.done_at >= polls.c.sent_at).label("done"),
-                ).join_from(live, polls, polls.c.site == live.c.site, isouter=True)
-            ).all()
-        return [
-            row.site
-            for row in rows
-            if row.since_sent is None
-            or (
-                row.since_sent >= interval_s.get(row.site, 5.0)
-                and (row.done or row.since_sent >= again_after_s)
-            )
-        ]
-
-    def poll_sent(self, site: str) -> None:
-        """A poll of the site was asked for just now."""
-        statement = self._insert(polls).values(site=site, sent_at=db_now())
-        statement = statement.on_conflict_do_update(
-            index_elements=[polls.c.site], set_={"sent_at": db_now()}
-        )
-        with self._database.write() as connection:
-            connection.execute(statement)
-
-    def poll_done(self, site: str, error: str | None) -> None:
-        """A poll of the site has ended; `error` says why it found nothing out."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(polls).where(polls.c.site == site).values(done_at=db_now(), error=error)
-            )
-
-    def poll_errors(self) -> dict[str, str]:
-        """Sites whose last poll failed, and why."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(polls.c.site, polls.c.error).where(polls.c.error.is_not(None))
-            )
-            return {row.site: row.error for row in rows}
 
     def unpublished(self, limit: int) -> list[OutboxEvent]:
         """Events that have to go out, oldest first."""

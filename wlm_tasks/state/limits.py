@@ -11,23 +11,17 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, exists, func, select
 
+from wlm_tasks.model.sites import OPEN
 from wlm_tasks.model.states import FINAL, ExperimentState, StepState
-from wlm_tasks.model.steps import QUEUES, StepName
+from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import advance, literal_states
-from wlm_tasks.state.schema import (
-    IS_LIVE,
-    IS_READY,
-    OF_SWEEP,
-    experiments,
-    is_open,
-    jobs,
-    steps,
-    sweeps,
-)
+from wlm_tasks.state.politeness import SUBMIT_QUEUE, SiteLimits, let_go, submits
+from wlm_tasks.state.schema import OF_SWEEP, experiments, is_open, steps, sweeps
+from wlm_tasks.state.site_rows import SiteRow
+from wlm_tasks.state.sites import closed_sites, was_claimed
 
 #: What has not ended. `NOT IN` it keeps a database from going through all that has.
 NOT_FINAL: Final = [state.value for state in ExperimentState if state not in FINAL]
-_SUBMIT_QUEUE = QUEUES[StepName.SUBMIT]
 #: Sweeps with members that wait; found by the index of members by state.
 _WAITING_SWEEPS = (
     select(experiments.c.sweep_id)
@@ -39,9 +33,52 @@ _WAITING_SWEEPS = (
 _NEVER_RETRIED = (steps.c.attempt == 0) & (steps.c.epoch < 2)  # noqa: PLR2004
 
 
-def releasable(connection: Connection, max_running: Mapping[str, int | None]) -> list[Any]:
-    """Held steps that their site's and their sweep's limits let start now."""
-    return [*_of_sites(connection, max_running), *_of_sweeps(connection)]
+#: Steps that a site's trouble held and that go on in one go when it is over.
+_BATCH: Final = 200
+
+
+def releasable(connection: Connection, limits: Mapping[str, SiteLimits]) -> list[Any]:
+    """Held steps that their site's state and their site's and sweep's limits let start now."""
+    closed = closed_sites(connection)
+    found: list[Any] = []
+    for site in submits(connection, is_open("HELD")).keys() & limits.keys() - closed.keys():
+        found += let_go(connection, site, limits[site])
+    return [*found, *_held_up(connection, closed), *_of_sweeps(connection)]
+
+
+def count_hopeful(connection: Connection) -> int:
+    """How many held steps may start any moment: not those whose site takes no work."""
+    closed = closed_sites(connection)
+    held = select(func.count()).select_from(steps).where(is_open("HELD"))
+    if closed:
+        by_sweep = (steps.c.seq == 0) & ~was_claimed()
+        held = held.join(experiments, experiments.c.id == steps.c.experiment_id).where(
+            experiments.c.site.not_in(list(closed)) | by_sweep
+        )
+    return connection.execute(held).scalar_one()
+
+
+def _held_up(connection: Connection, closed: Mapping[str, SiteRow]) -> list[Any]:
+    """Steps but submits that a site's trouble held, now that it is over."""
+    return list(
+        connection.execute(
+            select(steps.c.experiment_id, steps.c.seq)
+            .join_from(steps, experiments, experiments.c.id == steps.c.experiment_id)
+            .where(
+                is_open("HELD"),
+                was_claimed(),
+                steps.c.queue != SUBMIT_QUEUE,
+                experiments.c.site.not_in(list(closed))
+                | (
+                    experiments.c.site.in_([n for n, row in closed.items() if row.state in OPEN])
+                    & (steps.c.name == StepName.STAGE_OUT.value)
+                ),
+            )
+            .order_by(steps.c.priority.desc(), steps.c.ready_at, steps.c.experiment_id)
+            .limit(_BATCH)
+            .with_for_update(of=steps, skip_locked=True)
+        ).all()
+    )
 
 
 def release(connection: Connection, rows: Sequence[Any]) -> int:
@@ -60,51 +97,6 @@ def release(connection: Connection, rows: Sequence[Any]) -> int:
     return len(rows)
 
 
-def _submits(connection: Connection, condition: Any) -> dict[str, int]:
-    """How many submit steps each site has of which this is true."""
-    rows = connection.execute(
-        select(experiments.c.site, func.count())
-        .join_from(steps, experiments, experiments.c.id == steps.c.experiment_id)
-        .where(condition, steps.c.queue == _SUBMIT_QUEUE)
-        .group_by(experiments.c.site)
-    )
-    return {str(site): int(count) for site, count in rows}
-
-
-def _of_sites(connection: Connection, max_running: Mapping[str, int | None]) -> list[Any]:
-    """Submit steps that their sites have room for, the most urgent first."""
-    found: list[Any] = []
-    for site in _submits(connection, is_open("HELD")).keys() & max_running.keys():
-        limit = max_running[site]
-        free = None if limit is None else limit - _taken(connection, site)
-        if free is not None and free <= 0:
-            continue
-        found += connection.execute(
-            select(steps.c.experiment_id, steps.c.seq)
-            .join_from(steps, experiments, experiments.c.id == steps.c.experiment_id)
-            .where(
-                is_open("HELD"),
-                steps.c.queue == _SUBMIT_QUEUE,
-                experiments.c.site == site,
-            )
-            .order_by(steps.c.priority.desc(), steps.c.ready_at, steps.c.experiment_id)
-            .limit(free)
-            .with_for_update(of=steps, skip_locked=True)
-        ).all()
-    return found
-
-
-def _taken(connection: Connection, site: str) -> int:
-    """Places of a site that are used: live jobs, and submits on their way without a job yet."""
-    has_job = exists().where(IS_LIVE, jobs.c.experiment_id == steps.c.experiment_id)
-    live: int = connection.execute(
-        select(func.count()).select_from(jobs).where(IS_LIVE, jobs.c.site == site)
-    ).scalar_one()
-    ready = _submits(connection, IS_READY)
-    running = _submits(connection, is_open("RUNNING") & ~has_job)
-    return live + ready.get(site, 0) + running.get(site, 0)
-
-
 def _of_sweeps(connection: Connection) -> list[Any]:
     """First steps that their sweeps have room for, in the order of the members."""
     found: list[Any] = []
@@ -118,7 +110,7 @@ def _of_sweeps(connection: Connection) -> list[Any]:
         held = (
             select(steps.c.experiment_id, steps.c.seq)
             .join_from(steps, experiments, experiments.c.id == steps.c.experiment_id)
-            .where(is_open("HELD"), steps.c.seq == 0, *of_sweep)
+            .where(is_open("HELD"), steps.c.seq == 0, ~was_claimed(), *of_sweep)
         )
         not_ended = connection.execute(
             select(func.count())

@@ -144,6 +144,7 @@ jobs: Final = Table(
     Column("ended_at", Double),
     Column("exit_code", Integer),
     Column("reason", Text),
+    Column("unknown_at", Double),  # since when its site cannot tell how it stands
     UniqueConstraint("experiment_id", "number"),
     Index(
         "ix_jobs_live",
@@ -190,6 +191,35 @@ polls: Final = Table(
     Column("sent_at", Double, nullable=False),
     Column("done_at", Double),
     Column("error", Text),
+    Column("begun_at", Double),
+    Column("poller", String(64)),  # the message in hand of whoever began it
+    Column("pace_s", Double),  # until the next; NULL: as the settings say
+)
+
+#: How sites stand, if anything was ever to be said of them; one without a row is UP.
+sites: Final = Table(
+    "sites",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("state", String(16), nullable=False),  # by the evidence; that it is paused is beside
+    Column("since", Double, nullable=False),
+    Column("reason", Text),
+    Column("found_by", String(12)),  # a poll, or the step of this name
+    Column("told_by", String(255)),
+    Column("probes", Integer, nullable=False, server_default=text("0")),  # in vain
+    Column("probe_at", Double),  # when it is to be tried again
+    Column("probing", String(16)),  # the experiment whose step may try
+    Column("paused_at", Double),
+    Column("paused_reason", Text),
+    Column("paused_by", String(128)),
+    # what the account has there, others' jobs included, when it was counted
+    Column("queued", Integer),
+    Column("running", Integer),
+    Column("foreign_jobs", Integer),
+    Column("load_at", Double),
+    # submits that may go at once, and when that was so
+    Column("tokens", Double),
+    Column("tokens_at", Double),
 )
 
 #: A view of the event log: each claim of a step and how it ended. The migrations define it.

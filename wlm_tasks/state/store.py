@@ -7,7 +7,10 @@ from wlm_tasks.state.coordination import Coordination
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.intake import Intake
 from wlm_tasks.state.jobs import Jobs
+from wlm_tasks.state.polls import Polls
 from wlm_tasks.state.queries import Views
+from wlm_tasks.state.repair import Repair
+from wlm_tasks.state.sites import Sites
 from wlm_tasks.state.upkeep import Upkeep
 
 
@@ -20,7 +23,10 @@ class Store:
         self.claims = Claims(self.database)  #: what the holder of a step writes
         self.jobs = Jobs(self.database)  #: the books on jobs
         self.upkeep = Upkeep(self.database)  #: what control asks
-        self.coordination = Coordination(self.database)  #: leases, polls, outbox
+        self.coordination = Coordination(self.database)  #: leases, outbox
+        self.polls = Polls(self.database)  #: when sites are asked
+        self.sites = Sites(self.database)  #: how sites stand
+        self.repair = Repair(self.database)  #: what needs a person
         self.views = Views(self.database)  #: reading
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,6 +17,7 @@ from wlm_tasks.model.steps import StepName
 from wlm_tasks.state import limits
 from wlm_tasks.state.advance import NextStep, advance
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.schema import (
     IS_LIVE,
     IS_READY,
@@ -191,21 +192,19 @@ class Upkeep:
     # -- limits ----------------------------------------------------------------------------
 
     def count_held(self) -> int:
-        """How many steps are held."""
+        """How many steps are held that may start any moment."""
         with self._database.read() as connection:
-            return connection.execute(
-                select(func.count()).select_from(steps).where(is_open("HELD"))
-            ).scalar_one()
+            return limits.count_hopeful(connection)
 
-    def release_held(self, max_running: dict[str, int | None]) -> int:
+    def release_held(self, of_sites: Mapping[str, SiteLimits]) -> int:
         """Let held steps start as far as their site's and their sweep's limits allow."""
         with self._database.read() as connection:
-            if not limits.releasable(connection, max_running):
+            if not limits.releasable(connection, of_sites):
                 return 0
         with self._database.write() as connection:
             if not self._database.is_sqlite:  # two at once would each fill the same free places
                 connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("wlm release"))))
-            return limits.release(connection, limits.releasable(connection, max_running))
+            return limits.release(connection, limits.releasable(connection, of_sites))
 
     def cancel_rest_of_failed_sweeps(self) -> list[str]:
         """Ids of members that have not started in sweeps that stop at the first failure."""

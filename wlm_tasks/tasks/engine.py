@@ -16,8 +16,10 @@ from typing import TypeVar
 from wlm_tasks.errors import (
     FencedError,
     InputError,
+    JobUndecidedError,
     PermanentError,
     ServiceError,
+    SiteTroubleError,
     TransientError,
     WlmError,
 )
@@ -28,10 +30,20 @@ from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
 from wlm_tasks.state.intents import FirstJob
 from wlm_tasks.state.upkeep import crash_reason
+from wlm_tasks.tasks.gate import Blocked, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import PERFORM, Done, Outcome, Sliced, Work
+from wlm_tasks.tasks.perform import (
+    PERFORM,
+    Done,
+    Outcome,
+    Recorded,
+    Sliced,
+    Work,
+    limits_of,
+)
 from wlm_tasks.tasks.shown import Shown
+from wlm_tasks.tasks.undecided import verdict
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -61,6 +73,7 @@ class Engine:
         self._settings = runtime.settings.steps
         self._claims = runtime.store.claims
         self._shown = shown
+        self._gate = Gate(runtime)
         self._heartbeat = Heartbeat(
             self._claims, every_s=self._settings.heartbeat_s, lease_s=self._settings.lease_s
         )
@@ -139,30 +152,40 @@ class Engine:
             self._fenced(claim)
             return None
 
-    def _perform(self, work: Work) -> Outcome | WlmError:
-        """Do the work; a fault comes back as the error it is."""
-        claim = work.claim
+    def _perform(self, work: Work) -> Outcome | Blocked | WlmError:
+        """Do the work, if its site takes any; a fault comes back as the error it is."""
+        claim, site = work.claim, work.experiment.site
+        if (blocked := self._patiently(lambda: self._gate.blocked(site, claim))) is not None:
+            return blocked
         try:
-            return PERFORM[claim.name](work)
+            outcome = PERFORM[claim.name](work)
         except (FencedError, ServiceError):
             raise
+        except SiteTroubleError as error:
+            trouble = error
+            return self._patiently(lambda: self._gate.met(site, claim, trouble))
         except WlmError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a fault of ours must end in the rows, not in a lost message
             _log.exception("%s: step %s broke", claim.experiment_id, claim.name)
             return PermanentError(f"unexpected {type(error).__name__}: {error}")
+        if not isinstance(outcome, Recorded) or outcome.reached:
+            self._patiently(lambda: self._gate.passed(site, claim))
+        return outcome
 
-    def _record(self, work: Work, outcome: Outcome | WlmError) -> NextStep | Claim | None:
+    def _record(self, work: Work, outcome: Outcome | Blocked | WlmError) -> NextStep | Claim | None:
         claim = work.claim
         if isinstance(outcome, Done):
-            job = _first_job(work)
-            carried = self._claims.finish(claim, carry_on=work.carry_on, job=job)
+            carried = self._claims.finish(claim, carry_on=work.carry_on, job=self._first_job(work))
             return carried or self._after(work)
         if isinstance(outcome, Sliced):
             self._claims.give_back(claim, outcome.progress)
             return self._from(work, claim.name)
         if isinstance(outcome, WlmError):
             self._fault(work, outcome)
+            return None
+        if isinstance(outcome, Blocked):
+            self._claims.hold(claim, outcome.reason)
             return None
         return outcome.following
 
@@ -171,11 +194,30 @@ class Engine:
         _log.warning("%s: step %s: %s", claim.experiment_id, claim.name, error.message)
         if not isinstance(error, TransientError):
             self._claims.fail(claim, error.message)
-        elif claim.tries + 1 >= retry.tries:
-            self._claims.pause(claim, f"gave up after {claim.tries + 1} tries: {error.message}")
+        elif reason := self._hopeless(work, error):
+            self._claims.pause(claim, reason)
         else:
             due_s = min(retry.backoff_s * 2**claim.tries, retry.max_backoff_s)
             self._claims.back_off(claim, error.message, due_s)
+
+    def _hopeless(self, work: Work, error: TransientError) -> str | None:
+        """Why a person is to look now, if trying again by ourselves makes no sense."""
+        claim = work.claim
+        if isinstance(error, JobUndecidedError):
+            return verdict(self.runtime.store, claim, error, self._settings.undecided_s)
+        if claim.tries + 1 < work.experiment.retry.tries:
+            return None
+        return f"gave up after {claim.tries + 1} tries: {error.message}"
+
+    def _first_job(self, work: Work) -> FirstJob | None:
+        """The job the next step submits, if nothing is to be counted or waited for before."""
+        names, site = work.segment, work.experiment.site
+        following = names[names.index(work.claim.name) + 1 :]
+        if following[:1] != (StepName.SUBMIT,) or limits_of(work.site.settings):
+            return None
+        if not self._gate.is_open(site, StepName.SUBMIT, work.claim.experiment_id):
+            return None
+        return FirstJob(site=site, workdir=work.workdir)
 
     def _after(self, work: Work) -> NextStep | None:
         names = work.segment
@@ -196,15 +238,6 @@ class Engine:
     def close(self) -> None:
         """End the heartbeat."""
         self._heartbeat.stop()
-
-
-def _first_job(work: Work) -> FirstJob | None:
-    """The job that the next step would submit, if nothing has to be counted before."""
-    names = work.segment
-    following = names[names.index(work.claim.name) + 1 :]
-    if following[:1] != (StepName.SUBMIT,) or work.site.settings.max_running is not None:
-        return None
-    return FirstJob(site=work.experiment.site, workdir=work.workdir)
 
 
 def without_redelivery(holder: Holder) -> Holder:

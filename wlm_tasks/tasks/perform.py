@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
+from wlm_tasks.config import SiteSettings
 from wlm_tasks.errors import JobRejectedError
 from wlm_tasks.model.experiment import Experiment, Transfer
 from wlm_tasks.model.script import payload_script
@@ -20,6 +21,7 @@ from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
 from wlm_tasks.state.intents import Held, Intent
+from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.tasks.moving import Mover, mover
@@ -46,6 +48,7 @@ class Recorded:
     """The step wrote its own row; what comes next, if anything does now."""
 
     following: NextStep | Claim | None
+    reached: bool = True  #: whether it got through to its site
 
 
 Outcome = Done | Sliced | Recorded
@@ -153,12 +156,12 @@ def submit(work: Work) -> Outcome:
             claim,
             site=work.experiment.site,
             workdir=work.workdir,
-            max_running=work.site.settings.max_running,
+            limits=limits_of(work.site.settings),
         ),
         patience_s,
     )
     if isinstance(intent, Held):
-        return Recorded(None)
+        return Recorded(None, reached=False)
     try:
         submitted = work.site.backend.submit(job_spec(work.experiment, intent))
     except JobRejectedError as error:
@@ -174,6 +177,15 @@ def submit(work: Work) -> Outcome:
         patience_s,
     )
     return Recorded(following)
+
+
+def limits_of(settings: SiteSettings) -> SiteLimits:
+    """What a site's settings allow."""
+    return SiteLimits(
+        max_running=settings.max_running,
+        max_queued=settings.max_queued,
+        submit_per_s=settings.submit_per_s,
+    )
 
 
 def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:

@@ -54,8 +54,8 @@ def test_sites(world: World) -> None:
     [one] = world.json("sites")
     assert (one["name"], one["jobs"], one["max_running"]) == ("a", 0, 3)
     header, line = world.wlm("sites").stdout.splitlines()
-    assert header.split() == ["SITE", "KIND", "JOBS", "SCRATCH", "TROUBLE"]
-    assert line.split() == ["a", "local", "0", "of", "3", "/scratch/a"]
+    assert header.split()[:6] == ["SITE", "KIND", "STATE", "SINCE", "RUNNING", "QUEUED"]
+    assert line.split() == ["a", "local", "UP", "0", "0", "0", "never", "3", "at", "a", "time"]
     assert world.wlm("sites", "-o", "ids").stdout == "a\n"
 
 

@@ -89,8 +89,8 @@ def test_a_site_of_an_unknown_kind(world: World) -> None:
 
 def test_what_waits_for_a_person(world: World) -> None:
     world.paused()
-    world.store.coordination.poll_sent("local")
-    world.store.coordination.poll_done("local", "ssh: no route")
+    world.store.polls.sent("local")
+    world.store.polls.done("local", "ssh: no route")
     found = _found(world)
     assert found["paused"]["level"] == "warn"
     assert "1 experiments" in found["paused"]["text"]
