@@ -16,7 +16,7 @@ from unit.compute.slurm_site import SlurmSite
 
 from services.processes import wait_for
 from wlm_tasks.compute import processes
-from wlm_tasks.compute.base import JobSpec, JobState
+from wlm_tasks.compute.base import JobSpec, JobState, SiteLoad
 from wlm_tasks.errors import JobRejectedError, SiteMaintenanceError
 from wlm_tasks.model.experiment import Resources
 
@@ -122,6 +122,18 @@ def test_foreign_jobs_with_odd_names_are_in_nobodys_way(site: SlurmSite) -> None
     assert site.backend.find(replace(spec.ref, native_id=None)) == native_id
     assert site.backend.cancel(spec.ref)
     site.slurm.command("scancel", "-t", "PD", f"--user={os.getuid()}")
+
+
+def test_the_accounts_foreign_jobs_are_counted(site: SlurmSite) -> None:
+    site.slurm.command("sbatch", "-H", "--job-name=theirs", "--output=/dev/null", "--wrap=true")
+    spec = asking(site, "sleep 60")
+    site.backend.submit(spec)
+    wait_for(lambda: site.status(spec.ref).state is JobState.RUNNING, what="its start")
+    assert site.backend.load() == SiteLoad(queued=1, running=1, foreign=1)
+    assert site.backend.cancel(spec.ref)
+    # without a poll before it asks itself
+    assert site.backend.load() == SiteLoad(queued=1, running=0, foreign=1)
+    site.slurm.command("scancel", "--name=theirs")
 
 
 def test_four_submitters_at_once_make_one_job(site: SlurmSite) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from wlm_tasks.compute.attempt import ExitRecord
-from wlm_tasks.compute.base import JobRef, JobState
+from wlm_tasks.compute.base import JobRef, JobState, SiteLoad
 from wlm_tasks.compute.processes import Place
 from wlm_tasks.compute.remote import Markers
-from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
+from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
 from wlm_tasks.compute.slurm.listing import Row
 
 PLACE = Place(host="login", boot="b", machine="m", namespace="1")
@@ -166,3 +167,13 @@ def test_live_jobs() -> None:
     odd = live(row("TELEPORTED"))
     assert odd is not None
     assert odd.state is JobState.UNKNOWN
+
+
+def test_jobs_of_the_account_are_counted_whoever_handed_them_in() -> None:
+    rows = [
+        row("RUNNING"),
+        replace(row("RUNNING"), name="theirs"),
+        replace(row("PENDING"), name="theirs"),
+        replace(row("COMPLETED"), name="over"),
+    ]
+    assert count(rows, {"wlm-a"}) == SiteLoad(queued=1, running=2, foreign=2)

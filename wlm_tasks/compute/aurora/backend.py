@@ -252,6 +252,13 @@ class AuroraBackend(ComputeBackend):
         """Return the path as a ``file://`` URL: workers see the scratch directory themselves."""
         return self._files.url(path)
 
+    def caveats(self) -> tuple[str, ...]:
+        """Return what a test on one agent cannot show of the others."""
+        return (
+            "every agent must see the scratch directory under this path: without its claim a task"
+            " that Aurora starts again would run twice; only the agent of this test is shown to",
+        )
+
     def links(self, ref: JobRef) -> dict[str, str]:
         """Return the job's pages at Aurora and, once it is on an agent, at Mesos."""
         found: Sequence[Generation] = ()
