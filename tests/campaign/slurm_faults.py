@@ -71,7 +71,7 @@ def _die() -> None:
 
 
 def _at(point: str) -> MakeShell:
-    """The script killed at a point, every other time with its caller."""
+    """The script killed at a point, by chance with its caller."""
 
     def make(chance: random.Random, _whole_s: float) -> BreakingShell:
         return BreakingShell(point=point, do=chance.choice([_GROUP, _CALLER_TOO]))
@@ -90,7 +90,7 @@ def _in_sbatch(whom: str) -> MakeShell:
 
 
 def _caller_at_any_time(chance: random.Random, whole_s: float) -> BreakingShell:
-    timer = threading.Timer(chance.uniform(0, 1.5 * whole_s), _die)
+    timer = threading.Timer(chance.uniform(0, whole_s), _die)
     return BreakingShell(before=timer.start)
 
 
@@ -106,7 +106,7 @@ FAULTS: Final = (
     Fault("4 submitted", [_at("submitted")]),
     Fault("5 recorded", [_at("recorded")]),
     Fault("caller, after the script", [lambda *_: BreakingShell(after=_die)]),
-    # whose job has claimed by then need not be looked for
+    # a job that has claimed by then needs no look, so that the second does not always strike
     Fault("3, then looked", [_at("intended"), _at("looked")]),
     Fault("4, then looked", [_at("submitted"), _at("looked")], certain=False),
     Fault("while sbatch runs", [_in_sbatch("0")], certain=False),

@@ -85,7 +85,8 @@ def test_a_controller_that_stands_still(own: SlurmSite, long_campaign: bool) -> 
             settled = aside.submit(world.settle, specs)
             intents = [Path(spec.ref.attempt_dir, "intent") for spec in specs]
             wait_for(partial(_any_exists, intents), interval=0.002)
-            time.sleep(world.chance.uniform(0, 0.05))
+            # the first time at once, so that one at least gets no answer
+            time.sleep(world.chance.uniform(0, world.whole_s) if number else 0)
             own.slurm.pause_controller()
             time.sleep(world.chance.uniform(0.3, 1.0) if number % 3 == 2 else 6.0)
             own.slurm.resume_controller()
