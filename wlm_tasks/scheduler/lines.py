@@ -30,9 +30,8 @@ class Line:
         self._connection: Any = app.connection_for_write()
         self._connection.ensure_connection(max_retries=1, interval_start=0)
         self._channel: Any = self._connection.default_channel
-        self._wire: Any = getattr(
-            self._channel, "connection", None
-        )  # asking kombu's for it may connect anew
+        # kept: asking kombu for it may connect anew
+        self._wire: Any = getattr(self._channel, "connection", None)
 
     def publish(
         self, body: str, exchange: str, routing_key: str, declare: Any = (), **message: Any
