@@ -12,7 +12,7 @@ from wlm_tasks.compute.base import JobRef, JobState, SiteLoad
 from wlm_tasks.compute.processes import Place
 from wlm_tasks.compute.remote import Markers
 from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
-from wlm_tasks.compute.slurm.listing import Row
+from wlm_tasks.compute.slurm.listing import Row, choose_listed
 
 PLACE = Place(host="login", boot="b", machine="m", namespace="1")
 REF = JobRef(token="wlm-a", workdir="/s/w", native_id="7")
@@ -177,3 +177,11 @@ def test_jobs_of_the_account_are_counted_whoever_handed_them_in() -> None:
         replace(row("COMPLETED"), name="over"),
     ]
     assert count(rows, {"wlm-a"}) == SiteLoad(queued=1, running=2, foreign=2)
+
+
+def test_of_two_jobs_of_one_name_the_living_one_counts() -> None:
+    left, runs = row("COMPLETED"), replace(row("RUNNING"), id="8")
+    assert choose_listed([left, runs], "7") is runs
+    assert choose_listed([runs, left], None) is runs
+    assert choose_listed([left, replace(left, id="8")], "7") is left
+    assert choose_listed([], "7") is None

@@ -26,7 +26,7 @@ from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
 from wlm_tasks.compute.shell import Ran, Shell
 from wlm_tasks.compute.slurm import scripts, words
 from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
-from wlm_tasks.compute.slurm.listing import Row, by_name, choose, parse_squeue, squeue_format
+from wlm_tasks.compute.slurm.listing import Row, by_name, choose_listed, parse_squeue, squeue_format
 from wlm_tasks.compute.slurm.options import options
 from wlm_tasks.compute.slurm.second_look import Listed, SecondLook
 from wlm_tasks.compute.slurm.states import ENDED
@@ -124,7 +124,7 @@ class SlurmBackend(ComputeBackend):
         result: dict[str, JobStatus] = {}
         unsettled: list[Listed] = []
         for ref in refs:
-            row = choose(rows.get(ref.token, ()), ref.native_id)
+            row = choose_listed(rows.get(ref.token, ()), ref.native_id)
             status = live(row) if row is not None else None
             if status is None or len(refs) <= _FEW:
                 unsettled.append((ref, row))
