@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
+from state.rig import Rig, open_rig
 from state.sent import Sent
 from state.world import World
 
@@ -142,3 +143,9 @@ def app(sqlite_template: Path, tmp_path: Path, sent: Sent) -> Iterator[WlmCelery
     yield made
     made.runtime.close()
     made.close()
+
+
+@pytest.fixture
+def rig(url: str, tmp_path: Path, sent: Sent) -> Iterator[Rig]:
+    """A worker, a control process and a site in memory."""
+    yield from open_rig(url, tmp_path, sent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from state.world import SUBMIT, World
+from state.world import World
 
 from wlm_tasks.model.states import JobRecord
 from wlm_tasks.state.coordination import OutboxEvent
@@ -39,63 +39,6 @@ def test_leases_given_up(world: World) -> None:
     leases.release("a")
     assert leases.holders() == {"z": "b"}
     assert leases.acquire("x", "b", 30.0)
-
-
-def _due(world: World, interval_s: float = 5.0) -> list[str]:
-    return world.store.polls.due({"alpha": interval_s, "beta": 5.0}, 30.0)
-
-
-def _later(world: World, seconds: float) -> None:
-    world.sql("UPDATE polls SET sent_at = sent_at - :s, done_at = done_at - :s", s=seconds)
-
-
-def test_only_sites_with_jobs_are_polled(world: World) -> None:
-    assert _due(world) == []
-    world.intend(world.running(SUBMIT))
-    assert _due(world) == ["alpha"]  # also to find out what became of an intent
-    experiment_id, token = world.submitted(site="beta")
-    claim_site = world.store.views.jobs(experiment_id)[0].site
-    assert claim_site == "alpha"
-    world.sql("UPDATE jobs SET site = 'beta' WHERE token = :t", t=token)
-    assert sorted(_due(world)) == ["alpha", "beta"]
-    world.sql("UPDATE jobs SET state = 'LOST'")
-    assert _due(world) == []
-
-
-def test_a_poll_under_way_is_not_asked_for_again(world: World) -> None:
-    world.submitted()
-    polls = world.store.polls
-    assert _due(world) == ["alpha"]
-    polls.sent("alpha")
-    assert _due(world) == []
-    _later(world, 29)
-    assert _due(world) == []
-    _later(world, 2)
-    assert _due(world) == ["alpha"]  # its message was lost
-
-
-def test_a_poll_is_due_again_after_the_interval(world: World) -> None:
-    world.submitted()
-    polls = world.store.polls
-    polls.sent("alpha")
-    polls.done("alpha", None)
-    assert _due(world) == []
-    _later(world, 6)
-    assert _due(world) == ["alpha"]
-    assert _due(world, interval_s=10.0) == []
-    polls.sent("alpha")
-    assert _due(world, interval_s=0.0) == []  # the end that is noted is that of the one before
-
-
-def test_a_site_that_cannot_be_asked(world: World) -> None:
-    polls = world.store.polls
-    polls.sent("alpha")
-    polls.done("alpha", "no route")
-    assert polls.errors() == {"alpha": "no route"}
-    polls.sent("alpha")
-    assert polls.errors() == {"alpha": "no route"}
-    polls.done("alpha", None)
-    assert polls.errors() == {}
 
 
 def test_changes_of_experiments_go_out_once_and_in_order(world: World) -> None:

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.command import downgrade
+from alembic.command import downgrade, upgrade
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import attempts, metadata
+from wlm_tasks.state.store import Store
 
 
 @pytest.fixture
@@ -116,6 +117,37 @@ def test_down_and_up_again(database: Database) -> None:
     database.upgrade()
     assert _differences(database) == []
     database.close()
+
+
+def test_rows_of_the_version_before_are_kept(database: Database) -> None:
+    with database.write() as connection:
+        upgrade(database._alembic(connection), "0001")
+        for statement in _ROWS_BEFORE:
+            connection.execute(text(statement))
+    database.upgrade()
+    store = Store(database.url.render_as_string(hide_password=False))
+    [job] = store.jobs.live("alpha")
+    assert (job.token, job.native_id, job.unknown) == ("wlm-a-1", "4711", False)
+    assert store.polls.errors() == {"alpha": "no route"}
+    assert store.polls.due({"alpha": 1.0}, 30.0) == ["alpha"]
+    assert store.polls.begin("alpha", "m1", spacing_s=1.0, lease_s=60.0)
+    assert store.sites.get("alpha").takes_work
+    store.close()
+    with database.write() as connection:
+        downgrade(database._alembic(connection), "0001")
+        # what the version before writes
+        connection.execute(text("UPDATE polls SET sent_at = 2, done_at = 2, error = NULL"))
+        assert connection.execute(text("SELECT native_id FROM jobs")).scalar() == "4711"
+    database.close()
+
+
+_ROWS_BEFORE = (
+    "INSERT INTO experiments (id, fingerprint, name, site, priority, state, spec, created_at,"
+    " updated_at) VALUES ('exp-a', 'f', 'melt', 'alpha', 4, 'SUBMITTED', '{}', 1, 1)",
+    "INSERT INTO jobs (token, experiment_id, number, site, state, workdir, native_id, created_at)"
+    " VALUES ('wlm-a-1', 'exp-a', 1, 'alpha', 'PENDING', '/w', '4711', 1)",
+    "INSERT INTO polls (site, sent_at, done_at, error) VALUES ('alpha', 1, 1, 'no route')",
+)
 
 
 def test_an_upgrade_that_fails_leaves_nothing(database: Database) -> None:

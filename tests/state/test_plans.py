@@ -22,7 +22,7 @@ from wlm_tasks.state.politeness import SiteLimits
 
 SMALL, LARGE = 150, 1500
 #: Per-tick work; what each asks may depend on what is open, never on what has ended.
-TICK = ["dispatch", "wake", "expire", "release", "poll", "cancel", "sweep", "publish"]
+TICK = ["dispatch", "wake", "expire", "release", "poll", "probe", "cancel", "sweep", "publish"]
 
 
 class Watched:

@@ -3,116 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from state.sent import Sent
-from state.world import SETUP, SUBMIT, World, experiment, holder
+from state.rig import Rig
+from state.world import SETUP, SUBMIT, holder
 
-from wlm_tasks.celery import WlmCelery, make_app
-from wlm_tasks.compute.base import JobState, JobStatus, SiteLoad
-from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
-from wlm_tasks.config import load
-from wlm_tasks.control.duties import Duties
+from wlm_tasks.compute.base import SiteLoad
+from wlm_tasks.compute.fake import FakeOutcome
 from wlm_tasks.errors import (
     BackendUnavailableError,
-    JobUndecidedError,
     SiteAuthError,
     SiteMaintenanceError,
     SiteOverloadedError,
     SiteTroubleError,
     SiteUnreachableError,
 )
-from wlm_tasks.model.experiment import Retry
 from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.states import ExperimentState, StepState
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.runtime import Site
-from wlm_tasks.state.site_rows import SiteRow
-from wlm_tasks.tasks import gate
-from wlm_tasks.tasks.engine import Engine, Left
-from wlm_tasks.tasks.polling import poll_once
-from wlm_tasks.tasks.shown import Shown
+from wlm_tasks.tasks.engine import Left
 from wlm_tasks.tasks.watching import cancel_jobs
 
 S = SiteState
 GONE = SiteUnreachableError("ssh: connect to host alpha port 22: No route to host")
-
-
-class Rig:
-    """One worker and one control process, a site in memory, and a broker that is a list."""
-
-    def __init__(self, app: WlmCelery, sent: Sent) -> None:
-        self.app, self.sent, self.fake = app, sent, FakeSite()
-        self.world = World(app.runtime.store)
-        settings = app.settings.sites["alpha"]
-        backend = FakeBackend(name="alpha", scratch=settings.directory, options={"site": self.fake})
-        app.runtime._sites["alpha"] = Site(settings, backend)
-        self.engine = Engine(app.runtime, Shown(app, enabled=False))
-        self.duties = Duties(app)
-
-    def site(self) -> SiteRow:
-        return self.world.store.sites.get("alpha")
-
-    def add(self, **fields: Any) -> str:
-        return self.world.add(experiment(staging=False, **fields), sent=False)
-
-    def work(self) -> int:
-        """Control dispatches, and the worker takes each message once; returns how many."""
-        self.duties.dispatch()
-        messages, self.sent.chains = self.sent.chains, []
-        for number, step in enumerate(messages):
-            mine = holder(f"m{number}")
-            self.engine.work(step.experiment_id, step.segment[0], mine)
-        return len(messages)
-
-    def poll(self) -> str | None:
-        """A poll, whenever the last one was."""
-        self.world.sql("UPDATE polls SET begun_at = 0, sent_at = sent_at - 100")
-        _ready, error = poll_once(self.app.runtime, "alpha", "m")
-        return error
-
-    def tick(self) -> int:
-        """Control does what is due, and the worker what comes of it; returns messages sent."""
-        self.duties.probe()
-        self.duties.release()
-        polls, self.sent.system = self.sent.system, []
-        for _poll in polls:
-            self.poll()
-        return self.work() + len(polls)
-
-    def time_for_a_probe(self) -> None:
-        self.world.sql("UPDATE sites SET probe_at = 0 WHERE probe_at IS NOT NULL")
-
-    def calls(self, method: str) -> int:
-        return len([name for name, _token in self.fake.calls if name == method])
-
-    def changes(self) -> list[tuple[str, str]]:
-        events = [one for one in self.world.store.views.events() if one.state == "SITE"]
-        return [(one.detail["was"], one.detail["state"]) for one in events]
-
-
-@pytest.fixture
-def rig(url: str, tmp_path: Path, sent: Sent) -> Iterator[Rig]:
-    file = tmp_path / "wlm.toml"
-    file.write_text(f'[sites.alpha]\nkind = "noop"\nscratch = "{tmp_path}/scratch"\n')
-    environ = {
-        "WLM_DATA_DIR": str(tmp_path),
-        "HOME": str(tmp_path),
-        "WLM_DATABASE_URL": "env:TEST_DATABASE",
-        "TEST_DATABASE": url,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEST_DATABASE", url)
-        patch.setattr(gate, "_KNOWN_S", 0.0)  # time passes faster here
-        app = make_app(load(file, environ))
-        made = Rig(app, sent)
-        yield made
-        made.engine.close()
-        app.runtime.close()
-        app.close()
 
 
 @pytest.mark.parametrize(
@@ -305,84 +218,6 @@ def test_a_cancel_does_not_knock_in_vain(rig: Rig) -> None:
     rig.tick()
     assert cancel_jobs(rig.app.runtime, one)
     assert rig.world.state(one) is ExperimentState.CANCELLED
-
-
-# -- polls -------------------------------------------------------------------------------------
-
-
-def test_polls_keep_their_distance_whatever_messages_do(rig: Rig) -> None:
-    rig.fake.plan("melt", FakeOutcome(exit_code=None))
-    rig.add()
-    rig.work()
-    poll_once(rig.app.runtime, "alpha", "m0")
-    before = rig.calls("status")
-    for number in range(5):
-        _ready, error = poll_once(rig.app.runtime, "alpha", f"m{number}")
-        assert error == "is polled by another, or was a moment ago"
-    assert rig.calls("status") == before
-
-
-def test_polls_slow_down_while_nothing_changes(rig: Rig) -> None:
-    rig.fake.plan("melt", FakeOutcome(exit_code=None))
-    rig.add()
-    rig.work()
-    paces = []
-    for _ in range(60):
-        rig.poll()
-        paces.append(rig.world.store.polls.pace("alpha") or 0.0)
-    assert paces[0] < 1.5  # the job was seen to run
-    assert 25.0 < paces[-1] <= 33.0
-    now = rig.world.store.views.now()
-    rig.world.sql("UPDATE polls SET sent_at = :at, done_at = :at", at=now - 2)
-    rig.world.sql("UPDATE jobs SET created_at = created_at - 100")
-    assert rig.duties.poll() == 0
-    rig.add()
-    rig.work()  # a new job: as often as at first
-    assert rig.duties.poll() == 1
-
-
-def test_jobs_unknown_to_their_site_are_noted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.fake.plan("melt", FakeOutcome(exit_code=None))
-    rig.add()
-    rig.work()
-    rig.poll()
-    backend, unknown = rig.app.runtime.site("alpha").backend, JobStatus(state=JobState.UNKNOWN)
-    with monkeypatch.context() as patch:
-        patch.setattr(backend, "status", lambda refs: {ref.token: unknown for ref in refs})
-        rig.poll()
-        rig.poll()
-    [case] = rig.world.store.repair.cases(0.0)
-    assert (case.kind, case.site) == ("unknown", "alpha")
-    assert rig.world.store.repair.cases(60.0) == []
-    rig.poll()
-    assert rig.world.store.repair.cases(0.0) == []
-
-
-# -- undecided ---------------------------------------------------------------------------------
-
-UNDECIDED = JobUndecidedError("no answer to sbatch")
-
-
-def test_an_undecided_submission_is_looked_for_and_then_paused(rig: Rig) -> None:
-    """For as long as the settings say, whatever tries the experiment has."""
-    one = rig.add(retry=Retry(tries=1))
-    rig.fake.fail("submit", *[UNDECIDED] * 9)
-    rig.work()
-    for _ in range(3):
-        assert rig.world.step(one, SUBMIT).state is StepState.BACKOFF
-        rig.world.sql("UPDATE steps SET due_at = 0 WHERE due_at IS NOT NULL")
-        rig.duties.wake()
-        rig.work()
-    rig.world.sql("UPDATE jobs SET created_at = created_at - 901")
-    rig.world.sql("UPDATE steps SET due_at = 0 WHERE due_at IS NOT NULL")
-    rig.duties.wake()
-    rig.work()
-    step = rig.world.step(one, SUBMIT)
-    assert step.state is StepState.PAUSED
-    assert step.reason is not None
-    assert step.reason.startswith("undecided: whether there is job wlm-")
-    assert step.reason.endswith("no answer to sbatch; see: wlm repair")
-    assert rig.world.job_states(one) == ["INTENT"]
 
 
 def test_a_message_of_a_held_step_leaves(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,7 +16,8 @@ from wlm_tasks.cli.session import Session, pass_session
 from wlm_tasks.config.settings import own_user
 from wlm_tasks.control import repair as work
 from wlm_tasks.control.broker import look as look_at_queues
-from wlm_tasks.errors import NotFoundError, ServiceError
+from wlm_tasks.errors import IllegalTransitionError, InputError, NotFoundError, ServiceError
+from wlm_tasks.model.checks import problem
 from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.steps import STEP_QUEUES
 from wlm_tasks.scheduler.chain import send
@@ -30,7 +32,18 @@ _ADVICE: Final = {
     Kind.UNKNOWN: "wlm repair {id} --look, or --adopt NATIVE_ID, or --absent",
     Kind.ORPHAN: "wlm repair {id} --look, or --absent",
 }
+_STANDS: Final = {
+    Kind.UNDECIDED: "undecided",
+    Kind.UNKNOWN: "unknown there",
+    Kind.ORPHAN: "not confirmed as gone",
+}
+_GIVE_UP: Final = {
+    Kind.UNDECIDED: "hand in a new job instead of",
+    Kind.UNKNOWN: "take for lost",
+    Kind.ORPHAN: "take for gone",
+}
 
+_NATIVE_ID: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,255}")
 _EXAMPLES: Final = """\b
 Examples:
   wlm repair
@@ -60,8 +73,8 @@ def repair(
     """List what needs a person; with an ID, settle it.
 
     Listed are submissions of which it is not known whether the site took them, jobs that their
-    site has not known about for long, lost ones, sites that need new credentials, and messages
-    that are missing in queues. Exit code 1 if there is any.
+    site has not known about for long, or has not confirmed as gone, sites that need new
+    credentials, and messages that are missing in queues. Exit code 1 if there is any.
     """
     ways = [look, adopt is not None, absent]
     if experiment_id is None:
@@ -78,6 +91,7 @@ def repair(
     if look:
         _look(session, case)
     elif adopt is not None:
+        _check_native_id(adopt)
         work.adopt(session.client.runtime, case, adopt, own_user())
         click.echo(f"{whole}  job {case.token} is watched as {output.clean(adopt)}")
     else:
@@ -85,11 +99,16 @@ def repair(
     session.client.wake()
 
 
+def _check_native_id(text: str) -> None:
+    if not _NATIVE_ID.fullmatch(text):
+        raise InputError(problem("--adopt", text, "1 to 255 characters without blanks"))
+
+
 def _look(session: Session, case: Case) -> None:
     answer, ready = work.look(session.client.runtime, case, own_user())
     _send(session, ready)
     click.echo(f"{case.experiment_id}  site {case.site} {output.clean(answer.text)}")
-    if answer.native_id is None and case.kind is Kind.UNDECIDED:
+    if not answer.knows_it and not answer.gone:
         output.say(
             "one empty answer proves nothing: ask again in a minute, and look at the site itself"
             " before you say --absent"
@@ -99,16 +118,21 @@ def _look(session: Session, case: Case) -> None:
 
 def _absent(session: Session, case: Case, *, sure: bool) -> None:
     """Bar the job at its site first: what came late would run beside its successor."""
+    answer = work.ask(session.client.runtime, case)
+    if answer.knows_it:
+        raise IllegalTransitionError(
+            f"{case.experiment_id}: job {case.token} is not absent, site {case.site} {answer.text};"
+            f" settle it by: wlm repair {case.experiment_id} --look"
+        )
     if not sure:
-        question = f"{case.experiment_id}: give up job {case.token} and make a new one?"
-        click.confirm(question, abort=True)
+        click.confirm(f"{case.experiment_id}: {_GIVE_UP[case.kind]} {case.token}?", abort=True)
     doubt = work.bar(session.client.runtime, case)
     if doubt is None:
         output.say(f"site {case.site} confirms that nothing of job {case.token} will run")
     else:
         output.say(
-            f"site {case.site} does not confirm it: {doubt}; if job {case.token} exists after all,"
-            " its payload will run twice"
+            f"site {case.site} does not confirm that nothing of job {case.token} will run: {doubt};"
+            " if it exists after all, its payload may run twice"
         )
         if not sure:
             click.confirm("Go on all the same?", abort=True)
@@ -143,7 +167,7 @@ def _list(session: Session, form: str) -> None:
 def _described(case: Case, answer: str) -> dict[str, Any]:
     return {
         "id": case.experiment_id,
-        "kind": str(case.kind),
+        "kind": case.kind,
         "job": case.token,
         "site": case.site,
         "native_id": case.native_id,
@@ -192,22 +216,22 @@ def _show(
     now: float,
 ) -> None:
     for one in jobs:
-        since, says = output.ago(one["since_at"], now), one["site_says"]
-        _line(one["id"], f"job {one['job']} at site {one['site']} is {one['kind']}, {since}", one)
-        if says:
-            output.show(Text(f"  the site {output.clean(says)}"))
+        text = f"job {one['job']} at site {one['site']} is {_STANDS[one['kind']]}"
+        _show_one(one["id"], f"{text}, {output.ago(one['since_at'], now)}", one)
     for one in sites:
         since = output.ago(one["since_at"], now)
         text = f"is {one['state']}, {since}; {one['held']} steps wait for it"
-        _line(f"site {one['site']}", text, one)
+        _show_one(f"site {one['site']}", text, one)
     for one in queues:
-        _line(f"queue {one['queue']}", f"{one['missing']} messages are missing", one)
+        _show_one(f"queue {one['queue']}", f"{one['missing']} messages are missing", one)
     if not jobs and not sites and not queues:
         click.echo("nothing needs a person")
 
 
-def _line(name: str, text: str, one: dict[str, Any]) -> None:
+def _show_one(name: str, text: str, one: dict[str, Any]) -> None:
     output.show(Text.assemble((name, "bold"), "  ", output.clean(text)))
     if one.get("reason"):
         output.show(Text(f"  {output.clean(one['reason'])}"))
+    if one.get("site_says"):
+        output.show(Text(f"  the site {output.clean(one['site_says'])}"))
     output.show(Text.assemble(("  mend: ", "dim"), one["mend"]))

@@ -116,6 +116,10 @@ mkdir -p -m 700 -- "$workdir" && chmod 700 -- "$workdir" || exit
 trap 'rm -f -- "$probe" "$probe-link"' EXIT
 printf '%4096s' '' > "$probe" && ln -T -- "$probe" "$probe-link" || exit
 """
+_DISCARD: Final = r"""
+need_inside "$1" "$2"
+rm -rf -- "$1"
+"""
 _MARKERS: Final = r"""
 scratch=$1
 shift
@@ -204,6 +208,12 @@ class SiteFiles:
         self.check(workdir)
         probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"
         self.run(_PREPARE, [workdir, self.scratch, probe, *tools], about=workdir)
+
+    def discard(self, workdir: str) -> bool:
+        """Remove the directory and what is in it; always True."""
+        self.check(workdir)
+        self.run(_DISCARD, [workdir, self.scratch], about=workdir)
+        return True
 
     def markers(self, refs: Sequence[JobRef]) -> Seen:
         """Read the markers of many attempts in one script.

@@ -28,6 +28,13 @@ class Answer:
     native_id: str | None = None  #: of an undecided job that is there after all
     state: JobState | None = None  #: of a job that was taken
 
+    gone: bool = False  #: an orphan's end is confirmed
+
+    @property
+    def knows_it(self) -> bool:
+        """Whether the site knows the job."""
+        return self.native_id is not None or self.state not in (None, JobState.UNKNOWN)
+
 
 def ask(runtime: Runtime, case: Case) -> Answer:
     """Ask the site about a job; changes nothing."""
@@ -51,11 +58,11 @@ def look(runtime: Runtime, case: Case, who: str) -> tuple[Answer, list[NextStep]
     if case.kind is Kind.ORPHAN:
         gone = cancel_jobs(runtime, case.experiment_id)
         text = "confirms that it is gone" if gone else "does not confirm that it is gone"
-        return Answer(text=text), []
+        return Answer(text=text, gone=gone), []
     answer = ask(runtime, case)
     if answer.native_id is not None:
         _adopt(runtime, case, answer.native_id, who)
-    if answer.state is not None and answer.state is not JobState.UNKNOWN:
+    elif answer.knows_it:
         return answer, look_at_jobs(runtime, case.site, [case.token]).ready
     return answer, []
 

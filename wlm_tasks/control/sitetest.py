@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,12 +25,12 @@ from wlm_tasks.errors import (
     SiteUnreachableError,
     WlmError,
 )
-from wlm_tasks.model.experiment import Experiment, Resources
-from wlm_tasks.plugins import storage_backend
+from wlm_tasks.model.experiment import Experiment, Resources, Transfer
 from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.intake import new_id
 from wlm_tasks.state.intents import Intent, job_token
 from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.tasks.moving import Mover, mover
 from wlm_tasks.tasks.perform import job_spec
 
 #: Seconds between two looks at a job.
@@ -77,6 +77,7 @@ class SiteTest:
     _id: str = field(default_factory=lambda: new_id("exp"))
     _word: str = field(default_factory=lambda: secrets.token_hex(8))
     _submitted: list[JobSpec] = field(default_factory=list)
+    _prepared: bool = False
 
     def run(self) -> Iterator[Check]:
         """Do one step after the other, up to the first that fails; then clean up."""
@@ -88,14 +89,15 @@ class SiteTest:
                     break
         finally:
             self._end_jobs()
-        if self._submitted:
+        if self._prepared:
             yield _checked("clean up", self._clean_up)
 
     def _steps(self) -> list[tuple[str, Callable[[], str]]]:
         return [
             ("open", self._open),
-            ("reach", self._reach),
             ("prepare", self._prepare),
+            ("look", self._look),
+            ("count", self._count),
             ("stage in", self._stage_in),
             ("submit", self._submit),
             ("submit again", self._submit_again),
@@ -133,22 +135,38 @@ class SiteTest:
         caveats = "".join(f"; note: {one}" for one in self._backend.caveats())
         return f"kind {self._site.settings.kind}, {self._site.settings.directory}{caveats}"
 
-    def _reach(self) -> str:
+    def _prepare(self) -> str:
+        self._backend.prepare(self._workdir)
+        self._prepared = True
+        return self._workdir
+
+    def _look(self) -> str:
         found = self._backend.find(self._spec(1, ["true"]).ref)
         if found is not None:
             raise SiteTestFault(f"it claims to have a job that never was: {found}")
-        return "answers, and knows no job of this test yet"
+        return "the site knows no job of this test yet"
 
-    def _prepare(self) -> str:
-        self._backend.prepare(self._workdir)
-        return self._workdir
+    def _count(self) -> str:
+        load = self._backend.load()
+        if load is None:
+            return "does not tell how many jobs the account has there; ours are counted"
+        return f"{load.queued} queued, {load.running} running, {load.foreign} of them not ours"
 
     def _stage_in(self) -> str:
-        url = self._backend.url(f"{self._workdir}/{_INPUT}")
-        with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / _INPUT).write_text(f"{self._word}\n")
-            sent = storage_backend(url).put(directory, _INPUT, url, TransferControl())
-        return f"{sent.size} bytes to {url}"
+        with self._moving() as (moving, here):
+            (here / _INPUT).write_text(f"{self._word}\n")
+            moving.bring(Transfer((here / _INPUT).as_uri(), _INPUT), TransferControl())
+        return f"to {self._backend.url(f'{self._workdir}/{_INPUT}')}"
+
+    @contextmanager
+    def _moving(self) -> Iterator[tuple[Mover, Path]]:
+        """What moves files as the staging steps do, and a directory of this host."""
+        spool = self.runtime.settings.data_dir / "spool" / self._id
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            mover(self._backend.files, self._workdir, spool) as moving,
+        ):
+            yield moving, Path(directory)
 
     def _submit(self) -> str:
         commands = [f"cat {_INPUT}", f"cp {_INPUT} {_OUTPUT}", f"echo run >> {_RUNS}"]
@@ -185,19 +203,15 @@ class SiteTest:
         return "what the job wrote can be read"
 
     def _stage_out(self) -> str:
-        url, text = self._fetch(_OUTPUT)
+        with self._moving() as (moving, here):
+            for name in (_OUTPUT, _RUNS):
+                moving.take(Transfer(name, (here / name).as_uri()), TransferControl())
+            text, runs = (here / _OUTPUT).read_text(), (here / _RUNS).read_text().splitlines()
         if text != f"{self._word}\n":
-            raise SiteTestFault(f"{url} is not what the job was given")
-        _url, runs = self._fetch(_RUNS)
-        if len(runs.splitlines()) != 1:
-            raise SiteTestFault(f"the payload ran {len(runs.splitlines())} times", _TWICE)
-        return f"{len(text)} bytes from {url}; the payload ran once"
-
-    def _fetch(self, name: str) -> tuple[str, str]:
-        url = self._backend.url(f"{self._workdir}/{name}")
-        with tempfile.TemporaryDirectory() as directory:
-            storage_backend(url).get(url, directory, name, TransferControl())
-            return url, (Path(directory) / name).read_text()
+            raise SiteTestFault(f"{_OUTPUT} is not what the job was given")
+        if len(runs) != 1:
+            raise SiteTestFault(f"the payload ran {len(runs)} times", _TWICE)
+        return f"{len(text)} bytes came back; the payload ran once"
 
     def _cancel(self) -> str:
         self._start(2, ["sleep 500"])

@@ -114,7 +114,12 @@ def _look_at_site(runtime: Runtime, name: str) -> None:
 
 def _greet(backend: ComputeBackend, workdir: str) -> None:
     """Ask a site without jobs something: about a job there never was."""
-    backend.find(JobRef(token=_NO_JOB, workdir=workdir))
+    try:
+        backend.find(JobRef(token=_NO_JOB, workdir=workdir))
+    except SiteTroubleError:
+        raise
+    except StepError as error:  # an answer, too
+        _log.debug("%s: %s", workdir, error.message)
 
 
 def look_at_jobs(runtime: Runtime, name: str, tokens: Sequence[str] | None) -> Look:

@@ -55,6 +55,10 @@ class SshBackend(ComputeBackend):
         """Make the experiment's directory, check that it takes files and hard links."""
         self._files.prepare(workdir, _TOOLS)
 
+    def discard(self, workdir: str) -> bool:
+        """Remove the directory and what is in it."""
+        return self._files.discard(workdir)
+
     def submit(self, spec: JobSpec) -> Submitted:
         """Start the job unless its claim is there; return once its claim is there."""
         ref = spec.ref

@@ -1,0 +1,92 @@
+"""Whole sites in trouble, and short of places, with real hosts and processes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from services.fixtures import MakeSshd
+from services.processes import wait_for
+from wlm_tasks import Client, Experiment, Settings
+from wlm_tasks.config.settings import SiteSettings
+from wlm_tasks.control.embedded import running
+from wlm_tasks.model.states import FINAL, ExperimentState
+from wlm_tasks.state.views import EventView
+
+
+def changes(client: Client) -> list[EventView]:
+    """What was told of sites."""
+    return [one for one in client.store.views.events() if one.state == "SITE"]
+
+
+def test_a_site_that_goes_away_and_comes_back(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """One notice each way; jobs are kept, nothing uses up a try, and each payload runs once."""
+    sshd, ledger, go = make_sshd(), tmp_path / "ledger", tmp_path / "go"
+    site = SiteSettings(
+        name="far", kind="ssh", scratch=str(tmp_path / "scratch"), options=sshd.options,
+        poll_s=0.2, poll_max_s=0.5, probe_s=0.3, probe_max_s=1.0,
+    )  # fmt: skip
+    settings = Settings(data_dir=tmp_path / "data", sites={"far": site})
+    commands = [f"echo {{n}} >> {ledger}", f"until [ -e {go} ]; do sleep 0.1; done"]
+    experiment = Experiment(name="far", site="far", commands=commands)
+    with running(settings, concurrency=4):
+        client = Client(settings)
+        runs = [client.schedule(experiment, params={"n": n}) for n in range(3)]
+        wait_for(lambda: all(r.status is ExperimentState.RUNNING for r in runs), 60, "the jobs")
+        sshd.stop()
+        runs += [client.schedule(experiment, params={"n": n}) for n in range(3, 8)]
+        row = client.store.sites.get
+        wait_for(lambda: row("far").state == "UNREACHABLE", 60, "that it is noticed")
+        wait_for(lambda: client.store.sites.busy()["far"].held == 5, 60, "that steps wait")
+        go.touch()  # jobs end meanwhile, unseen
+        wait_for(lambda: row("far").probes >= 2, 60, "tries in vain")
+        assert [run.status for run in runs[:3]] == [ExperimentState.RUNNING] * 3
+        assert "the site is UNREACHABLE" in runs[0].why()
+        assert "held: site far: " in runs[5].why()
+        assert [one.detail["state"] for one in changes(client)] == ["UNREACHABLE"]
+        sshd.start()
+        wait_for(lambda: all(run.status in FINAL for run in runs), 90, "the end")
+        assert {run.status for run in runs} == {ExperimentState.DONE}
+        assert [one.detail["state"] for one in changes(client)] == ["UNREACHABLE", "UP"]
+        assert {step.tries for run in runs for step in run.steps} == {0}
+        client.close()
+    assert Counter(ledger.read_text().split()) == Counter(map(str, range(8)))
+
+
+def test_a_crowd_does_not_keep_a_colleague_waiting(tmp_path: Path) -> None:
+    site = SiteSettings(
+        name="here", kind="local", scratch=str(tmp_path / "scratch"), max_running=2, poll_s=0.2
+    )
+    settings, ledger = Settings(data_dir=tmp_path / "data", sites={"here": site}), tmp_path / "led"
+    commands = [f"echo {{who}} >> {ledger}", "sleep 0.2"]
+    with running(settings, concurrency=4):
+        client = Client(settings)
+        crowd = Experiment(name="crowd", site="here", commands=commands, owner="ada")
+        runs = [client.schedule(crowd, params={"who": "ada"}) for _ in range(16)]
+        wait_for(lambda: client.store.sites.busy().get("here") is not None, 30, "the begin")
+        late = Experiment(name="late", site="here", commands=commands, owner="ben")
+        runs += [client.schedule(late, params={"who": "ben"}) for _ in range(3)]
+        wait_for(lambda: all(run.status in FINAL for run in runs), 60, "the end")
+        client.close()
+    order = ledger.read_text().split()
+    assert Counter(order) == {"ada": 16, "ben": 3}
+    assert "ben" not in order[-4:], order
+
+
+def test_a_rate_holds_for_all_workers(tmp_path: Path) -> None:
+    site = SiteSettings(
+        name="here", kind="local", scratch=str(tmp_path / "scratch"), submit_per_s=4.0,
+        max_running=100, poll_s=0.2,
+    )  # fmt: skip
+    settings = Settings(data_dir=tmp_path / "data", sites={"here": site})
+    with running(settings, concurrency=4):
+        client = Client(settings)
+        begun = time.monotonic()
+        experiment = Experiment(name="quick", site="here", commands=["true"])
+        runs = [client.schedule(experiment) for _ in range(12)]
+        wait_for(lambda: all(run.status in FINAL for run in runs), 60, "the end")
+        took = time.monotonic() - begun
+        client.close()
+    assert {run.status for run in runs} == {ExperimentState.DONE}
+    assert took >= (12 - 4) / 4.0
