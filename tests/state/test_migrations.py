@@ -142,8 +142,9 @@ def test_rows_of_the_version_before_are_kept(database: Database) -> None:
 
 
 _ROWS_BEFORE = (
-    "INSERT INTO experiments (id, fingerprint, name, site, priority, state, spec, created_at,"
-    " updated_at) VALUES ('exp-a', 'f', 'melt', 'alpha', 4, 'SUBMITTED', '{}', 1, 1)",
+    "INSERT INTO experiments (id, fingerprint, name, site, priority, state, spec, params,"
+    " labels, created_at, updated_at)"
+    " VALUES ('exp-a', 'f', 'melt', 'alpha', 4, 'SUBMITTED', '{}', '{}', '{}', 1, 1)",
     "INSERT INTO jobs (token, experiment_id, number, site, state, workdir, native_id, created_at)"
     " VALUES ('wlm-a-1', 'exp-a', 1, 'alpha', 'PENDING', '/w', '4711', 1)",
     "INSERT INTO polls (site, sent_at, done_at, error) VALUES ('alpha', 1, 1, 'no route')",
