@@ -88,8 +88,8 @@ def _watching(situation: Situation, step: StepView) -> str:
 
 def _backoff(situation: Situation, step: StepView) -> str:
     wait_s = max(0.0, (step.due_at or situation.now) - situation.now)
-    tried = "once" if step.tries == 1 else f"{step.tries} times"
-    return f"tried {tried}, again in {wait_s:.0f} s: {_reason(situation, step)}"
+    times = {0: "waits", 1: "tried once"}.get(step.tries, f"tried {step.tries} times")
+    return f"{times}, again in {wait_s:.0f} s: {_reason(situation, step)}"
 
 
 def _paused(_situation: Situation, step: StepView) -> str:

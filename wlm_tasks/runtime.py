@@ -11,6 +11,7 @@ from pathlib import Path
 from wlm_tasks.bell import ring
 from wlm_tasks.compute.base import ComputeBackend
 from wlm_tasks.config import Settings, SiteSettings
+from wlm_tasks.connecting import Connections
 from wlm_tasks.errors import InvalidExperimentError
 from wlm_tasks.plugins import compute_backend
 from wlm_tasks.state.store import Store
@@ -42,6 +43,15 @@ class Runtime:
     def store(self) -> Store:
         """The rows."""
         return Store(self.settings.database)
+
+    @cached_property
+    def connections(self) -> Connections:
+        """The connections of this process with sites that limit them."""
+        return Connections(
+            self.settings.sites,
+            lambda: self.store.connections,
+            lambda name: self.site(name).backend.close(),
+        )
 
     @property
     def bells(self) -> Path:
@@ -77,6 +87,8 @@ class Runtime:
 
     def close(self) -> None:
         """Give back connections."""
+        if "connections" in self.__dict__:
+            self.connections.close()
         for site in self._sites.values():
             site.backend.close()
         if "store" in self.__dict__:

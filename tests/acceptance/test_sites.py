@@ -6,9 +6,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from services.fixtures import MakeSshd
 from services.processes import wait_for
-from wlm_tasks import Client, Experiment, Settings
+from services.sshd import PrivateSshd
+from wlm_tasks import Client, Experiment, Settings, connecting
 from wlm_tasks.config.settings import SiteSettings
 from wlm_tasks.control.embedded import running
 from wlm_tasks.model.states import FINAL, ExperimentState
@@ -52,6 +55,33 @@ def test_a_site_that_goes_away_and_comes_back(make_sshd: MakeSshd, tmp_path: Pat
         assert {step.tries for run in runs for step in run.steps} == {0}
         client.close()
     assert Counter(ledger.read_text().split()) == Counter(map(str, range(8)))
+
+
+def test_connections_are_counted_over_all_processes(
+    sshd: PrivateSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connecting, "IDLE_S", 0.5)
+    site = SiteSettings(
+        name="far", kind="ssh", scratch=str(tmp_path / "scratch"), options=sshd.options,
+        poll_s=0.2, max_connections=1,
+    )  # fmt: skip
+    settings = Settings(data_dir=tmp_path / "data", sites={"far": site})
+    client = Client(settings)
+    client.store.database.upgrade()
+    leases, line = client.store.connections, connecting.line_of(site)
+    logins = sshd.logins()
+    assert leases.take(line, 1, "another process", 60.0)
+    with running(settings, concurrency=2):
+        run = client.schedule(Experiment(name="far", site="far", commands=["true"]))
+        reason = "site far: has as many connections as it may (1)"
+        wait_for(lambda: reason in run.why(), 30, "that it waits")
+        assert sshd.logins() == logins
+        leases.give_back(line, "another process")
+        wait_for(lambda: run.status is ExperimentState.DONE, 60, "the end")
+        assert {step.tries for step in run.steps} == {0}
+        wait_for(lambda: not sshd.connections(), 30, "the end of the connection")
+        wait_for(lambda: leases.holders(line) == [], 30, "that the place is free")
+    client.close()
 
 
 def test_a_crowd_does_not_keep_a_colleague_waiting(tmp_path: Path) -> None:

@@ -125,8 +125,9 @@ def settings_known() -> dict[str, str]:
     for section, rules in SECTION_RULES.items():
         known |= {f"{section}.{name}": shown(described[section][name]) for name in rules}
     fields = SiteSettings.__dataclass_fields__
-    defaults = {name: shown(fields[name].default) for name in ("max_running", "poll_s")}
-    defaults |= {"kind": "required", "scratch": "`scratch` in `data_dir`"}
+    defaults = {"kind": "required", "scratch": "`scratch` in `data_dir`"}
+    for name in SITE_RULES.keys() - defaults.keys() - set(OPTIONS):
+        defaults[name] = shown(fields[name].default)
     return known | {f"sites.NAME.{name}": default for name, default in defaults.items()}
 
 

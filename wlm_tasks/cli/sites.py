@@ -26,6 +26,7 @@ _LIMITS: Final = {
     "max_running": "{} at a time",
     "max_queued": "{} queued",
     "submit_per_s": "{:g} a second",
+    "max_connections": "{} connections",
 }
 
 
@@ -80,6 +81,7 @@ def _described(
         "max_running": settings.max_running,
         "max_queued": settings.max_queued,
         "submit_per_s": settings.submit_per_s,
+        "max_connections": settings.max_connections,
         "scratch": settings.directory,
     }
 

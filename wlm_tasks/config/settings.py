@@ -133,6 +133,10 @@ class SiteSettings:
     submit_per_s: float | None = field(
         default=None, metadata=rule(checks.optional(own.per_second), read_number)
     )
+    #: most processes that are connected with it at a time; None for no limit of ours
+    max_connections: int | None = field(
+        default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000)), read_number)
+    )
     #: between looks at its jobs while they change
     poll_s: float = field(default=1.0, metadata=_SECONDS)
     #: the same while nothing changes, at last

@@ -222,10 +222,11 @@ class Claims:
                 connection, claim, StepState.READY, ready_at=True, sent_at=True, crashes=0, **values
             )
 
-    def back_off(self, claim: Claim, reason: str, due_s: float) -> None:
-        """After a passing fault: try again in `due_s` seconds."""
+    def back_off(self, claim: Claim, reason: str, due_s: float, *, tried: bool = True) -> None:
+        """After a passing fault, or before a try: begin again in `due_s` seconds."""
         with self._database.write() as connection:
-            _end(connection, claim, StepState.BACKOFF, reason=reason, due_s=due_s, tries_add=1)
+            tries = int(tried)
+            _end(connection, claim, StepState.BACKOFF, reason=reason, due_s=due_s, tries_add=tries)
 
     def hold(self, claim: Claim, reason: str) -> None:
         """Wait until the site takes work again; no try is used up by that."""

@@ -222,6 +222,16 @@ sites: Final = Table(
     Column("tokens_at", Double),
 )
 
+#: Places on lines to hosts that allow a few connections only.
+connections: Final = Table(
+    "connections",
+    metadata,
+    Column("line", String(255), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("holder", String(255), nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
 #: A view of the event log: each claim of a step and how it ended. The migrations define it.
 attempts: Final = table(
     "attempts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wlm_tasks.state.claims import Claims
+from wlm_tasks.state.connections import ConnectionLeases
 from wlm_tasks.state.coordination import Coordination
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.intake import Intake
@@ -26,6 +27,7 @@ class Store:
         self.coordination = Coordination(self.database)  #: leases, outbox
         self.polls = Polls(self.database)  #: when sites are asked
         self.sites = Sites(self.database)  #: how sites stand
+        self.connections = ConnectionLeases(self.database)  #: who speaks to sites
         self.repair = Repair(self.database)  #: what needs a person
         self.views = Views(self.database)  #: reading
 

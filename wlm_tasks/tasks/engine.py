@@ -8,10 +8,11 @@ epoch; whoever holds a newer one makes its writes fail, and it leaves without ha
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from wlm_tasks.errors import (
     FencedError,
@@ -30,7 +31,7 @@ from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
 from wlm_tasks.state.intents import FirstJob
 from wlm_tasks.state.upkeep import crash_reason
-from wlm_tasks.tasks.gate import Blocked, Gate
+from wlm_tasks.tasks.gate import Blocked, Crowded, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
 from wlm_tasks.tasks.perform import (
@@ -47,6 +48,9 @@ from wlm_tasks.tasks.undecided import verdict
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Result = Outcome | Blocked | Crowded | WlmError
+#: Seconds before a step asks again for a connection with its site.
+_CROWDED_S: Final = (1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,17 @@ class Engine:
             self._fenced(claim)
             return None
 
-    def _perform(self, work: Work) -> Outcome | Blocked | WlmError:
-        """Do the work, if its site takes any; a fault comes back as the error it is."""
+    def _perform(self, work: Work) -> _Result:
+        """Do the work, if its site takes any now."""
         claim, site = work.claim, work.experiment.site
         if (blocked := self._patiently(lambda: self._gate.blocked(site, claim))) is not None:
             return blocked
+        with self.runtime.connections.using(site) as crowded:
+            return Crowded(crowded) if crowded else self._try(work)
+
+    def _try(self, work: Work) -> Outcome | Blocked | WlmError:
+        """Do the work; a fault comes back as the error it is."""
+        claim, site = work.claim, work.experiment.site
         try:
             outcome = PERFORM[claim.name](work)
         except (FencedError, ServiceError):
@@ -173,7 +183,7 @@ class Engine:
             self._patiently(lambda: self._gate.passed(site, claim))
         return outcome
 
-    def _record(self, work: Work, outcome: Outcome | Blocked | WlmError) -> NextStep | Claim | None:
+    def _record(self, work: Work, outcome: _Result) -> NextStep | Claim | None:
         claim = work.claim
         if isinstance(outcome, Done):
             carried = self._claims.finish(claim, carry_on=work.carry_on, job=self._first_job(work))
@@ -186,6 +196,10 @@ class Engine:
             return None
         if isinstance(outcome, Blocked):
             self._claims.hold(claim, outcome.reason)
+            return None
+        if isinstance(outcome, Crowded):
+            pause_s = random.uniform(*_CROWDED_S)  # noqa: S311 - no secret
+            self._claims.back_off(claim, outcome.reason, pause_s, tried=False)
             return None
         return outcome.following
 

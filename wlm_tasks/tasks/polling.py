@@ -63,8 +63,10 @@ def poll_once(runtime: Runtime, name: str, poller: str) -> tuple[list[NextStep],
     started, look = time.monotonic(), Look()
     error, told = None, False
     try:
-        look = look_at_jobs(runtime, name, None)
-        _look_at_site(runtime, name)
+        with runtime.connections.using(name) as error:
+            if error is None:
+                look = look_at_jobs(runtime, name, None)
+                _look_at_site(runtime, name)
     except SiteTroubleError as trouble:
         error, told = trouble.message, True
         report(runtime, name, Evidence(state=trouble_of(trouble), by=POLL, reason=error))

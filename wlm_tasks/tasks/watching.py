@@ -78,9 +78,17 @@ def cancel_jobs(runtime: Runtime, experiment_id: str, *, wait_s: float = CANCEL_
         if runtime.store.sites.get(site).state in SILENT:
             continue  # it is asked for again and again; the site's return is noticed elsewhere
         try:
-            backend = runtime.site(site).backend
-            gone.extend(job.token for job in jobs if backend.cancel(_ref(job), wait_s=wait_s))
+            gone += _end_jobs(runtime, site, jobs, wait_s)
         except WlmError as error:
             _log.warning("%s: cancel at %s: %s", experiment_id, site, error.message)
     runtime.store.jobs.cancelled(experiment_id, gone)
     return len(gone) == len(live)
+
+
+def _end_jobs(runtime: Runtime, site: str, jobs: Sequence[LiveJob], wait_s: float) -> list[str]:
+    """Tokens of those that the site confirms as gone; none without a connection to be had."""
+    with runtime.connections.using(site) as crowded:
+        if crowded:
+            return []
+        backend = runtime.site(site).backend
+        return [job.token for job in jobs if backend.cancel(_ref(job), wait_s=wait_s)]

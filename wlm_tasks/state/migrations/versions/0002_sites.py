@@ -1,4 +1,4 @@
-"""How sites stand, the pace of their polls, and jobs their sites cannot tell about."""
+"""How sites stand, polls and connections, and jobs their sites cannot tell about."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ def upgrade() -> None:
         sa.Column("tokens_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("name", name="pk_sites"),
     )
+    op.create_table(
+        "connections",
+        sa.Column("line", sa.String(255), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("holder", sa.String(255), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("line", "number", name="pk_connections"),
+    )
     for table, columns in _TIMES.items():
         for column in columns:
             op.add_column(table, sa.Column(column, sa.Double(), nullable=True))
@@ -49,4 +57,5 @@ def downgrade() -> None:
     for table, columns in _TIMES.items():
         for column in columns:
             op.drop_column(table, column)
+    op.drop_table("connections")
     op.drop_table("sites")
