@@ -133,8 +133,16 @@ class AuroraWorld:
         scheduler.set(execute=True)
         own = {"cluster": "c", "role": "gateway", "environment": "devel"}
         mesos = own | {"url": (standby or scheduler).url, "hosts": scheduler.host}
+        # a site in trouble is asked again soon: the trouble made here does not last
         site = SiteSettings(
-            name="mesos", kind="aurora", scratch=str(directory / "s"), poll_s=0.2, options=mesos
+            name="mesos",
+            kind="aurora",
+            scratch=str(directory / "s"),
+            poll_s=0.2,
+            poll_max_s=0.2,
+            probe_s=0.2,
+            probe_max_s=0.5,
+            options=mesos,
         )
         self.settings = Settings(
             data_dir=directory / "data",
