@@ -28,7 +28,7 @@ docs: ## build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet --site-dir site
 	@echo "open site/index.html"
 
-bench: ## run all benchmarks on private services, some beside bare Celery (some ten minutes)
+bench: ## run all benchmarks on private services, some beside bare Celery (some twelve minutes)
 	@scripts/setup
 	@$(BIN)/python -m benchmarks
 

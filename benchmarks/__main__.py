@@ -8,7 +8,7 @@ from typing import Final
 
 import rich
 
-from benchmarks import chains, idle, intake, latency, listing
+from benchmarks import chains, idle, intake, latency, listing, submit
 
 NAMES: Final[dict[str, ModuleType]] = {
     "chains": chains,
@@ -16,6 +16,7 @@ NAMES: Final[dict[str, ModuleType]] = {
     "intake": intake,
     "listing": listing,
     "idle": idle,
+    "submit": submit,
 }
 
 

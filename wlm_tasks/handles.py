@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from wlm_tasks.compute.base import ComputeBackend, JobRef
 from wlm_tasks.errors import ExperimentFailedError, NotFoundError
 from wlm_tasks.explain import Situation, current_step, why
 from wlm_tasks.model.experiment import Experiment
@@ -72,9 +73,20 @@ class JobHandle:
         """The last lines of its standard error."""
         return self._tail("stderr", tail)
 
+    def links(self) -> dict[str, str]:
+        """Pages of its site on which a person finds it, by name; empty where there are none."""
+        return self._backend.links(self._ref)
+
     def _tail(self, stream: str, lines: int) -> str:
-        ref = job_ref(self.view.token, self.view.workdir, self._experiment, self.view.native_id)
-        return self._client.runtime.site(self.view.site).backend.tail(ref, stream, lines)
+        return self._backend.tail(self._ref, stream, lines)
+
+    @property
+    def _backend(self) -> ComputeBackend:
+        return self._client.runtime.site(self.view.site).backend
+
+    @property
+    def _ref(self) -> JobRef:
+        return job_ref(self.view.token, self.view.workdir, self._experiment, self.view.native_id)
 
 
 class ExperimentHandle:

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.__main__ import NAMES, main, make_parser
 from benchmarks.latency import Latencies, table
 from benchmarks.listing import PAGE, check
+from benchmarks.submit import Round, Side
+from benchmarks.submit import table as submissions
 
 LISTED = "".join(f"exp-{'a' * 9}{letter}  RUNNING\n" for letter in "abcdefghijklmnopqrst")
 
@@ -53,3 +55,9 @@ def test_anything_else_is_none(command: tuple[str, ...], written: str) -> None:
 def test_latency_is_asked_for_in_terms_of_the_bare_chain() -> None:
     made = table([Latencies("bare", [10.0] * 3, [11.0] * 3), Latencies("ours", [1.0, 2.0], [3.0])])
     assert list(made.columns[-1].cells) == ["", "70"]
+
+
+def test_submissions_are_compared_within_a_round() -> None:
+    rounds = [Round(1, Side(10, 5), Side(9, 5)), Round(1, Side(20, 5), Side(10, 5))]
+    made = submissions([*rounds, Round(8, Side(40, 5), Side(30, 5))])
+    assert list(made.columns[3].cells) == ["0.70", "0.75"]

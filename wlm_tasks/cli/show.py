@@ -12,6 +12,7 @@ from wlm_tasks.cli import output
 from wlm_tasks.cli.grid import sweep_grid
 from wlm_tasks.cli.options import each, ids_argument
 from wlm_tasks.cli.session import Session, pass_session
+from wlm_tasks.errors import WlmError
 from wlm_tasks.handles import ExperimentHandle, Output, SweepHandle
 from wlm_tasks.model.states import StepState
 from wlm_tasks.state.views import AttemptView, ExperimentView, Filter, JobView, StepView
@@ -53,7 +54,7 @@ def _show_experiment(session: Session, handle: ExperimentHandle, form: str) -> N
     views = session.store.views
     view, steps, why = handle.view, handle.steps, handle.why()
     attempts, jobs = views.attempts(handle.id), views.jobs(handle.id)
-    outputs = list(handle.outputs.values())
+    outputs, links = list(handle.outputs.values()), _links(handle)
     if form == output.JSON:
         plain: dict[str, Any] = output.plain(view)
         plain.update(
@@ -61,6 +62,7 @@ def _show_experiment(session: Session, handle: ExperimentHandle, form: str) -> N
             steps=output.plain(steps),
             attempts=output.plain(attempts),
             jobs=output.plain(jobs),
+            links=links,
             outputs=[{"path": one.path, "url": one.url} for one in outputs],
         )
         output.show_json(plain)
@@ -72,7 +74,17 @@ def _show_experiment(session: Session, handle: ExperimentHandle, form: str) -> N
     _show_steps(steps, now)
     _show_attempts(steps, attempts)
     _show_jobs(jobs, now)
+    for name, url in links.items():
+        click.echo(f"{name}: {output.clean(url)}")
     _show_outputs(outputs)
+
+
+def _links(handle: ExperimentHandle) -> dict[str, str]:
+    """Pages of the newest job; none if its site is not one of this host's settings."""
+    try:
+        return handle.job.links() if handle.job is not None else {}
+    except WlmError:
+        return {}
 
 
 def _title(view: ExperimentView) -> Text:

@@ -30,6 +30,8 @@ class Line:
         self._connection: Any = app.connection_for_write()
         self._connection.ensure_connection(max_retries=1, interval_start=0)
         self._channel: Any = self._connection.default_channel
+        # kept: asking kombu for it may connect anew
+        self._wire: Any = getattr(self._channel, "connection", None)
 
     def publish(
         self, body: str, exchange: str, routing_key: str, declare: Any = (), **message: Any
@@ -43,9 +45,11 @@ class Line:
     @property
     def quiet(self) -> bool:
         """False once the broker has said something, which can only be that the line is closed."""
-        sock = getattr(self._connection.connection, "sock", None)
+        if not self._connection.connected:
+            return False
+        sock = getattr(self._wire, "sock", None)
         if sock is None:  # in memory
-            return bool(self._connection.connected)
+            return True
         poll = select.poll()
         try:
             poll.register(sock, select.POLLIN)
@@ -57,6 +61,10 @@ class Line:
         """Close the connection, whatever its state."""
         with suppress(*BROKER_ERRORS):
             self._connection.release()
+        # a broker that has gone away does not answer the good-bye: then the socket is still open
+        collect = getattr(self._wire, "collect", None)
+        if collect is not None:
+            collect()
 
 
 class Lines:

@@ -119,7 +119,7 @@ def test_a_job_that_was_purged_before_it_was_seen(make_site: MakeSite) -> None:
     assert site.backend.submit(good).native_id == site.backend.find(good.ref)
     first = site.status(mute.ref)
     assert first.state is JobState.UNKNOWN
-    assert "looked for again" in first.reason
+    assert "its exit record is looked for" in first.reason
     # as if that had been said for long enough
     Path(mute.ref.attempt_dir, "absent").write_text(f"{int(time.time()) - 13}\n")
     status = site.status(mute.ref)
@@ -162,7 +162,9 @@ def test_a_job_that_slurm_forgot_and_whose_id_it_gave_to_another(make_site: Make
     spec = forgotten(site)
     native_id = site.backend.find(spec.ref)
     for _ in range(2):
-        site.slurm.command("sbatch", "--job-name=foreign", "--hold", "--wrap=true")
+        site.slurm.command(
+            "sbatch", "--job-name=foreign", "--output=/dev/null", "--hold", "--wrap=true"
+        )
     assert native_id in site.slurm.jobs("foreign")
     ref = replace(spec.ref, native_id=native_id)
     assert site.status(ref).state is JobState.UNKNOWN
@@ -197,7 +199,9 @@ def test_a_copy_of_the_job_leaves(make_site: MakeSite) -> None:
     site.backend.submit(spec)
     wait_for(lambda: site.runs(spec.ref), what="its start")
     script = f"{spec.ref.attempt_dir}/job.sh"
-    copy = site.slurm.command("sbatch", "--parsable", f"--job-name={spec.ref.token}", script)
+    copy = site.slurm.command(
+        "sbatch", "--parsable", "--output=/dev/null", f"--job-name={spec.ref.token}", script
+    )
     wait_for(
         lambda: copy.strip() in site.slurm.jobs(spec.ref.token, "COMPLETED"), what="the copy's end"
     )

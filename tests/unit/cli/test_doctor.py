@@ -84,7 +84,7 @@ def test_a_site_that_takes_no_files(world: World, monkeypatch: pytest.MonkeyPatc
 def test_a_site_of_an_unknown_kind(world: World) -> None:
     world.file('[sites.moon]\nkind = "lander"\nscratch = "/moon"\n', "wlm.toml")
     found = _found(world, code=1)
-    assert "expected one of: local" in found["site moon"]["text"]
+    assert "expected one of: aurora, local" in found["site moon"]["text"]
 
 
 def test_what_waits_for_a_person(world: World) -> None:

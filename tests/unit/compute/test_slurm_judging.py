@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from wlm_tasks.compute.attempt import ExitRecord
-from wlm_tasks.compute.base import JobRef, JobState
+from wlm_tasks.compute.base import JobRef, JobState, SiteLoad
 from wlm_tasks.compute.processes import Place
 from wlm_tasks.compute.remote import Markers
-from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
-from wlm_tasks.compute.slurm.listing import Row
+from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
+from wlm_tasks.compute.slurm.listing import Row, choose_listed
 
 PLACE = Place(host="login", boot="b", machine="m", namespace="1")
 REF = JobRef(token="wlm-a", workdir="/s/w", native_id="7")
@@ -166,3 +167,21 @@ def test_live_jobs() -> None:
     odd = live(row("TELEPORTED"))
     assert odd is not None
     assert odd.state is JobState.UNKNOWN
+
+
+def test_jobs_of_the_account_are_counted_whoever_handed_them_in() -> None:
+    rows = [
+        row("RUNNING"),
+        replace(row("RUNNING"), name="theirs"),
+        replace(row("PENDING"), name="theirs"),
+        replace(row("COMPLETED"), name="over"),
+    ]
+    assert count(rows, {"wlm-a"}) == SiteLoad(queued=1, running=2, foreign=2)
+
+
+def test_of_two_jobs_of_one_name_the_living_one_counts() -> None:
+    left, runs = row("COMPLETED"), replace(row("RUNNING"), id="8")
+    assert choose_listed([left, runs], "7") is runs
+    assert choose_listed([runs, left], None) is runs
+    assert choose_listed([left, replace(left, id="8")], "7") is left
+    assert choose_listed([], "7") is None

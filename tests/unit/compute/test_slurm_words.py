@@ -195,6 +195,10 @@ FAILED = "sbatch: error: Batch job submission failed: "
          "(job submit limit, user's size and/or time limits)", SiteOverloadedError),
         (f"sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n{FAILED}"
          "Resource temporarily unavailable", SiteOverloadedError),
+        # the last of these tries may have submitted it
+        (f"sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n{FAILED}"
+         "Socket timed out on send/recv operation", JobUndecidedError),
+        (f"{FAILED}Rate limit exceeded, job rejected", SiteOverloadedError),
         (f"{FAILED}Required partition not available (inactive or drain)", SiteMaintenanceError),
         (f"{FAILED}Unable to contact slurm controller (connect failure)", SiteUnreachableError),
         ("sbatch: error: If munged is up, restart with --num-threads=10\nsbatch: error: Munge "

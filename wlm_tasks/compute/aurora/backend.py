@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 #: between two looks whether a job is gone, in seconds
 _FIRST_LOOK_S: Final = 0.05
 _SLOWEST_LOOK_S: Final = 1.0
+#: longest wait for a page's address, in seconds
+_LINK_S: Final = 2.0
 _NOT_SUBMITTED: Final = JobStatus(state=JobState.UNKNOWN, reason="no claim: not submitted yet")
 _NEVER_STARTED: Final = JobStatus(
     state=JobState.LOST,
@@ -250,12 +252,22 @@ class AuroraBackend(ComputeBackend):
         """Return the path as a ``file://`` URL: workers see the scratch directory themselves."""
         return self._files.url(path)
 
+    def caveats(self) -> tuple[str, ...]:
+        """Return what a test on one agent cannot show of the others."""
+        return (
+            "every agent must see the scratch directory under this path: without its claim a task"
+            " that Aurora starts again would run twice; only the agent of this test is shown to",
+        )
+
     def links(self, ref: JobRef) -> dict[str, str]:
         """Return the job's pages at Aurora and, once it is on an agent, at Mesos."""
         found: Sequence[Generation] = ()
         if self._options.mesos_url:
+            # nobody is to wait long for a link
+            client = AuroraClient(self._options, connect_s=_LINK_S, read_s=_LINK_S)
             with suppress(BackendUnavailableError, PermanentError):
-                found = self._look(ref.token)
+                found = Scheduler(self._options, client).tasks({ref.token})[ref.token]
+            client.close()
         return links_of(self._options, ref.token, found)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from wlm_tasks.compute.base import (
     JobRef,
     JobSpec,
     JobStatus,
+    SiteLoad,
     SiteStore,
     Submitted,
 )
@@ -24,8 +25,8 @@ from wlm_tasks.compute.reaching import reach
 from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
 from wlm_tasks.compute.shell import Ran, Shell
 from wlm_tasks.compute.slurm import scripts, words
-from wlm_tasks.compute.slurm.judging import Traces, is_forgotten, judge, live
-from wlm_tasks.compute.slurm.listing import Row, by_name, choose, parse_squeue, squeue_format
+from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
+from wlm_tasks.compute.slurm.listing import Row, by_name, choose_listed, parse_squeue, squeue_format
 from wlm_tasks.compute.slurm.options import options
 from wlm_tasks.compute.slurm.second_look import Listed, SecondLook
 from wlm_tasks.compute.slurm.states import ENDED
@@ -69,6 +70,8 @@ class SlurmBackend(ComputeBackend):
         self._shell = shell or reached.shell
         self._files = SiteFiles(self._shell, scratch)
         self._store = reached.store
+        self._load: SiteLoad | None = None
+        self._silent: str | None = None
         self._address = address_of(name, options) if options.get("host") else None
         # of another host nobody here would hear them
         self._bells = None if self._address else bells
@@ -115,17 +118,38 @@ class SlurmBackend(ComputeBackend):
         """One list of all jobs of the account; the files only of those that it does not settle."""
         if not refs:
             return {}
-        rows = by_name(self._list())
+        listed = self._list()
+        self._load, self._silent = count(listed, {ref.token for ref in refs}), None
+        rows = by_name(listed)
         result: dict[str, JobStatus] = {}
         unsettled: list[Listed] = []
         for ref in refs:
-            row = choose(rows.get(ref.token, ()), ref.native_id)
+            row = choose_listed(rows.get(ref.token, ()), ref.native_id)
             status = live(row) if row is not None else None
             if status is None or len(refs) <= _FEW:
                 unsettled.append((ref, row))
             if status is not None:
                 result[ref.token] = status
         return result | self._look_closer(unsettled)
+
+    def load(self) -> SiteLoad:
+        """Count the account's jobs in the list of the last poll, or in a new one if it is used up.
+
+        An array that waits counts as one. In a new list ours are told by the form of their names.
+        """
+        load, self._load = self._load, None
+        if load is None:
+            listed = self._list()
+            load = count(listed, {row.name for row in listed if row.name.startswith("wlm-")})
+        return load
+
+    def accounting_trouble(self) -> str | None:
+        """Return what the last poll found, if it had to ask the accounting."""
+        return self._silent
+
+    def discard(self, workdir: str) -> bool:
+        """Remove the directory and what is in it."""
+        return self._files.discard(workdir)
 
     def find(self, ref: JobRef) -> str | None:
         """Return the id from the files, else by the name from Slurm."""
@@ -199,7 +223,10 @@ class SlurmBackend(ComputeBackend):
         ran = self._run(
             scripts.TRACES, look.arguments(self._files.scratch), about=self._files.scratch
         )
-        return look.parse(ran.out)
+        found = look.parse(ran.out)
+        if any(traces.accounts is None for traces in found.values()):
+            self._silent = "sacct does not answer: jobs that Slurm no longer lists are not settled"
+        return found
 
     def _run(
         self, script: str, arguments: Sequence[str], *, about: str, wait_s: float = 0.0

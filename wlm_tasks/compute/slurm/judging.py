@@ -8,13 +8,13 @@ such job proves nothing before it has been so for a while, in one answer after t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from wlm_tasks.compute import evidence
 from wlm_tasks.compute.attempt import Claim, ExitRecord, Where
-from wlm_tasks.compute.base import JobRef, JobState, JobStatus
+from wlm_tasks.compute.base import JobRef, JobState, JobStatus, SiteLoad
 from wlm_tasks.compute.processes import Place
 from wlm_tasks.compute.remote import Markers
 from wlm_tasks.compute.slurm.listing import Row, choose
@@ -36,6 +36,14 @@ class Traces:
     missing_s: int | None  #: for so long no answer of Slurm has listed it; None if it is listed
     settle_s: int  #: for so long an answer without a job proves nothing
     accounts: Sequence[Row] | None  #: what accounting has of its name; None: it does not answer
+
+
+def count(rows: Iterable[Row], ours: Container[str]) -> SiteLoad:
+    """Return how many jobs of a list wait and run; foreign are those of names not among `ours`."""
+    alive = [row for row in rows if row.state not in ENDED]
+    queued = sum(state_of(row.state) is JobState.PENDING for row in alive)
+    foreign = sum(row.name not in ours for row in alive)
+    return SiteLoad(queued=queued, running=len(alive) - queued, foreign=foreign)
 
 
 def live(row: Row) -> JobStatus | None:

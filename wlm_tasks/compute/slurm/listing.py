@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wlm_tasks.compute.slurm.states import ENDED
+
 #: id, state, submission, start, end, reason, name; see squeue(1)
 _SQUEUE: Final = ("%A", "%T", "%V", "%S", "%e", "%r", "%j")
 SACCT: Final = "JobIDRaw,State,Submit,Start,End,Reason,JobName"
@@ -94,3 +96,12 @@ def choose(rows: Sequence[Row], *ids: str | None) -> Row | None:
             if row.id == wanted:
                 return row
     return max(rows, key=lambda row: (row.submitted_at or 0, row.number), default=None)
+
+
+def choose_listed(rows: Sequence[Row], native_id: str | None) -> Row | None:
+    """Return which of the rows of ``squeue`` with one name is meant: one that lives goes first.
+
+    Of two jobs of one name one claims the payload and the other leaves, and whose id was written
+    down says nothing about which: as long as one lives, the job is not over.
+    """
+    return choose([row for row in rows if row.state not in ENDED] or rows, native_id)

@@ -130,7 +130,7 @@ printf '%s\n' "$payload" > payload.sh && printf '%s' "$script" > job.sh || exit 
 : point written
 printf '%s\n' "$word" > intent || exit 1
 : point intended
-id=$(slurm sbatch --parsable "$@" job.sh < /dev/null) || answer failed sbatch
+id=$(exec env -i "${kept[@]}" sbatch --parsable "$@" job.sh < /dev/null) || answer failed sbatch
 : point submitted
 id=${id%%;*}  # "ID;CLUSTER" on federations
 [[ $id =~ ^[0-9]+$ ]] || { printf 'no id: %s\n' "$id" >&2; answer failed sbatch; }

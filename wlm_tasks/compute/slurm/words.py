@@ -34,7 +34,7 @@ _REFUSED: Final = re.compile(
     r"|Access denied|Access/permission denied|Permission denied|account.* not permitted"
     r"|Unrecognized|unrecognized option|invalid option|Batch script is empty|Pathname of a file"
     r"|Job script too large|script contains|Required (node not available|account)"
-    r"|Rate limit exceeded, job rejected|Job rejected|User id invalid|Invalid user"
+    r"|Job rejected|User id invalid|Invalid user"
     r"|CPU binding|Specified .* not (found|valid|available)",
     re.IGNORECASE,
 )
@@ -43,7 +43,8 @@ _LATER: Final[tuple[tuple[re.Pattern[str], type[StepError]], ...]] = (
     (
         re.compile(
             r"MaxSubmit|GrpSubmit|SubmitJobsLimit|temporarily unable to accept job"
-            r"|Resource temporarily unavailable|job submit limit reached|Too many jobs",
+            r"|Resource temporarily unavailable|job submit limit reached|Too many jobs"
+            r"|Rate limit exceeded",
             re.IGNORECASE,
         ),
         SiteOverloadedError,
@@ -64,7 +65,7 @@ _SILENT: Final = re.compile(
 )
 #: the connection itself may have carried the job over
 _UNDECIDED: Final = re.compile(
-    r"timed out|Zero Bytes|Unexpected message|reset|Transport endpoint|Insane message",
+    r"timed out|Zero Bytes|Unexpected message|\breset\b|Transport endpoint|Insane message",
     re.IGNORECASE,
 )
 
@@ -82,12 +83,13 @@ def said(text: str) -> str:
 def submitting(text: str) -> StepError:
     """Return what it means that ``sbatch`` failed with this text."""
     words = said(text)
+    # first, whatever else it says: the last of several tries may have got through
+    if _UNDECIDED.search(words):
+        return JobUndecidedError(f"Slurm did not say whether it took the job: {words}")
     for pattern, kind in _LATER:
         if pattern.search(words):
             return kind(f"Slurm takes no job now: {words}")
     if _SILENT.search(words):
-        if _UNDECIDED.search(words):
-            return JobUndecidedError(f"Slurm did not say whether it took the job: {words}")
         return SiteUnreachableError(f"Slurm does not answer: {words}")
     if _REFUSED.search(words):
         return JobRejectedError(f"Slurm refused the job: {words}")

@@ -1,13 +1,15 @@
-"""The same experiment file on this host and on Aurora, from its inputs to its outputs."""
+"""The same experiment file on every kind of site, from its inputs to its outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from services.aurora import PrivateAurora
 from services.processes import wait_for
+from services.sshd import PrivateSshd
 from wlm_tasks import Client, Experiment, Settings, schedule_experiment
 from wlm_tasks.config.settings import SiteSettings
 from wlm_tasks.control.embedded import running
@@ -36,35 +38,44 @@ walltime_s = 60
 
 
 @pytest.fixture
-def settings(aurora: PrivateAurora, tmp_path: Path) -> Settings:
-    """An installation with both sites; the scheduler really runs what it is sent."""
+def settings(
+    aurora: PrivateAurora, login_node: PrivateSshd, sshd: PrivateSshd, tmp_path: Path
+) -> Settings:
+    """An installation with all of them; the Aurora scheduler really runs what it is sent."""
     aurora.set(execute=True)
     own = {"url": aurora.url, "cluster": "c", "role": "gateway", "environment": "devel"}
+    kinds: dict[str, tuple[str, Mapping[str, str | int]]] = {
+        "here": ("local", {}),
+        "there": ("ssh", sshd.options),
+        "cluster": ("slurm", login_node.options),
+        "mesos": ("aurora", own),
+    }
     sites = {
         name: SiteSettings(
             name=name, kind=kind, scratch=str(tmp_path / name / "scratch"), poll_s=0.2, options=more
         )
-        for name, kind, more in (("here", "local", {}), ("mesos", "aurora", own))
+        for name, (kind, more) in kinds.items()
     }
     return Settings(data_dir=tmp_path / "data", sites=sites)
 
 
-def test_one_file_for_both_sites(settings: Settings, tmp_path: Path) -> None:
+def test_one_file_for_every_site(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "in é.txt").write_text("one\ntwo\n")
     client = Client(settings)
     with running(settings, concurrency=2):
-        for site in ("here", "mesos"):
+        for site in settings.sites:
             file = tmp_path / "experiment.toml"
             file.write_text(FILE.replace("@SITE@", site).replace("@PLACE@", str(tmp_path)))
             run = schedule_experiment(Experiment.from_file(file), client=client).wait(60)
-            assert run.status is ExperimentState.DONE
+            assert run.status is ExperimentState.DONE, run.why()
             assert (run.job.stdout(), run.job.stderr()) == ("heard\n", "trouble\n")
-    here, there = (tmp_path / site / "out 1.txt" for site in ("here", "mesos"))
-    assert there.read_text() == here.read_text()
-    assert here.read_text() == 'two\none\n{{thermos.ports[x]}} $HOME "quoted"\n{{.State}}\n'
+            out = (tmp_path / site / "out 1.txt").read_text()
+            assert out == 'two\none\n{{thermos.ports[x]}} $HOME "quoted"\n{{.State}}\n'
+    page = f"{settings.sites['mesos'].options['url']}/scheduler/{run.job.native_id}"
+    assert run.job.links() == {"aurora": page}
 
 
-def test_why_it_waits_and_a_cancel(settings: Settings, aurora: PrivateAurora) -> None:
+def test_why_it_waits_on_aurora_and_a_cancel(settings: Settings, aurora: PrivateAurora) -> None:
     aurora.set(never_schedule=True)
     client = Client(settings)
     with running(settings, concurrency=2):

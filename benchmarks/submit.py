@@ -1,0 +1,289 @@
+"""Submissions to Slurm over one SSH connection beside bare ``sbatch``; the cost of a poll.
+
+Both sides have one connection of asyncssh to the same private sshd and hand the same job with the
+same options to the same private Slurm, in turns; none of the jobs starts meanwhile. A poll asks for
+all jobs of the site; what counts is the CPU time of our process, with all its threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import statistics
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import asyncssh
+import rich
+from rich.table import Table
+
+from benchmarks.rig import cpu_s
+from services.guardian import Guardian
+from services.slurm import PrivateSlurm
+from services.sshd import PrivateSshd
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState
+from wlm_tasks.compute.job_script import render
+from wlm_tasks.compute.slurm.backend import SlurmBackend
+from wlm_tasks.compute.slurm.options import options
+from wlm_tasks.model.experiment import Resources
+
+WARM: Final = 8
+#: so many channels at a time; SSH sites have at most eight
+CHANNELS: Final = (1, 8)
+#: asked for: at least this part of what bare sbatch does
+RATIO: Final = 0.7
+#: submits so many jobs, so many at a time
+Submit = Callable[[int, int], None]
+#: asked for: at most so many milliseconds of CPU a poll, 5 % of a core every 10 s
+POLL_MS: Final = 500.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A private Slurm that takes jobs and starts none, and the SSH server to reach it by."""
+
+    slurm: PrivateSlurm
+    login: PrivateSshd
+    scratch: Path
+
+    @property
+    def workdir(self) -> str:
+        """Directory of all jobs."""
+        return f"{self.scratch}/work"
+
+    def backend(self, *, far: bool = True) -> SlurmBackend:
+        """A site on it, with its directory made; over SSH or on this host."""
+        made = SlurmBackend(
+            name="far" if far else "here",
+            scratch=str(self.scratch),
+            options=self.login.options if far else {},
+        )
+        made.prepare(self.workdir)
+        return made
+
+    def job(self) -> JobSpec:
+        """A job that does nothing."""
+        ref = JobRef(token=f"t-{uuid4().hex}", workdir=self.workdir)
+        return JobSpec(ref=ref, script="true", resources=Resources(walltime_s=60))
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """All of it during the block."""
+    guardian = Guardian()
+    scratch = guardian.directory / "scratch"
+    scratch.mkdir()
+    try:
+        # sshd counts a session for a moment after its end: none is to be refused to either side
+        with (
+            PrivateSlurm(guardian.directory / "slurm") as slurm,
+            PrivateSshd(guardian.directory / "login", max_sessions=64) as login,
+        ):
+            os.environ |= slurm.environ
+            lines = [f"export {name}={value}\n" for name, value in slurm.environ.items()]
+            (login.home / ".bashrc").write_text("".join(lines))
+            slurm.command("scontrol", "update", "PartitionName=debug", "State=DOWN")
+            yield Cluster(slurm, login, scratch)
+    finally:
+        guardian.close()
+
+
+class BareSbatch:
+    """``sbatch`` with the job on its standard input, over a connection of its own."""
+
+    def __init__(self, stand: Cluster) -> None:
+        self._stand = stand
+        self._runner = asyncio.Runner()
+        login = stand.login
+        self._connection = self._runner.run(
+            _connect(login.host, login.port, login.user, login.key_file, login.known_hosts)
+        )
+
+    def submit(self, count: int, channels: int) -> None:
+        """Submit so many jobs, some at a time."""
+        self._runner.run(self._submit(count, channels))
+
+    async def _submit(self, count: int, channels: int) -> None:
+        places = asyncio.Semaphore(channels)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(self._one(places))
+
+    async def _one(self, places: asyncio.Semaphore) -> None:
+        spec = self._stand.job()
+        words = ["sbatch", "--parsable", *options(spec, {})]
+        script = render(spec, bells=None)
+        async with places:
+            done = await self._connection.run(shlex.join(words), input=script)
+        if not str(done.stdout).strip().isdecimal():
+            raise RuntimeError(f"sbatch: {done.stdout!s}{done.stderr!s}")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.abort()
+        self._runner.close()
+
+
+async def _connect(
+    host: str, port: int, user: str, key: Path, known: Path
+) -> asyncssh.SSHClientConnection:
+    return await asyncssh.connect(
+        host, port, username=user, client_keys=[str(key)], known_hosts=str(known), config=None
+    )
+
+
+def submit_ours(stand: Cluster, backend: SlurmBackend, count: int, channels: int) -> None:
+    """Submit so many jobs through the backend, some at a time."""
+    jobs = [stand.job() for _ in range(count)]
+    with ThreadPoolExecutor(channels) as pool:
+        for submitted in pool.map(backend.submit, jobs):
+            if not submitted.native_id.isdecimal():
+                raise RuntimeError(f"got the id {submitted.native_id!r}")
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one side did in a round."""
+
+    rate: float  #: submissions a second
+    cpu_ms: float  #: of the SSH server and all that was run by it, for each submission
+
+
+@dataclass(frozen=True)
+class Round:
+    """Both sides, one after the other."""
+
+    channels: int
+    bare: Side
+    ours: Side
+
+    @property
+    def ratio(self) -> float:
+        """The rate of ours over that of bare ``sbatch``."""
+        return self.ours.rate / self.bare.rate
+
+
+def measure(stand: Cluster, count: int, rounds: int) -> Iterator[Round]:
+    """Let both sides submit in turns, the one that goes first changing."""
+    bare, ours = BareSbatch(stand), stand.backend()
+    sides: dict[str, Submit] = {"bare": bare.submit, "ours": partial(submit_ours, stand, ours)}
+    for submit in sides.values():
+        submit(WARM, max(CHANNELS))
+    for number in range(rounds):
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for channels in CHANNELS:
+            done = {name: _side(stand, sides[name], count, channels) for name in order}
+            yield Round(channels, **done)
+    bare.close()
+    ours.close()
+
+
+def _side(stand: Cluster, submit: Submit, count: int, channels: int) -> Side:
+    login = [stand.login.process.pid]
+    start, before = time.perf_counter(), cpu_s(login)
+    submit(count, channels)
+    passed = time.perf_counter() - start
+    return Side(count / passed, 1000 * (cpu_s(login) - before) / count)
+
+
+@dataclass(frozen=True)
+class Poll:
+    """What one look at all jobs costs."""
+
+    where: str
+    jobs: int
+    own_ms: float  #: CPU of our process
+    children_ms: float  #: and of what it has started on this host
+    wall_ms: float
+
+
+def measure_polls(stand: Cluster, jobs: int, polls: int) -> Iterator[Poll]:
+    """Fill the queue up to so many jobs and look at all of them."""
+    here, far = stand.backend(far=False), stand.backend()
+    refs = _fill(stand, jobs)
+    for where, backend in (("on this host", here), ("over SSH", far)):
+        backend.status(refs)
+        for _ in range(polls):
+            yield _poll(where, backend, refs)
+        backend.close()
+
+
+def _poll(where: str, backend: SlurmBackend, refs: Sequence[JobRef]) -> Poll:
+    start, before = time.perf_counter(), os.times()
+    states = {status.state for status in backend.status(refs).values()}
+    after, wall = os.times(), time.perf_counter() - start
+    if states != {JobState.PENDING}:
+        raise RuntimeError(f"the jobs are {states}, expected them to wait")
+    own = after.user + after.system - before.user - before.system
+    ended = after.children_user + after.children_system
+    children = max(0.0, ended - (before.children_user + before.children_system))
+    return Poll(where, len(refs), 1000 * own, 1000 * children, 1000 * wall)
+
+
+def _fill(stand: Cluster, jobs: int) -> list[JobRef]:
+    """Have just so many jobs in the queue, each named by its token."""
+    stand.slurm.drop_jobs()
+    refs = [stand.job().ref for _ in range(jobs)]
+    for ref in refs:
+        stand.slurm.command(
+            "sbatch", f"--job-name={ref.token}", "--output=/dev/null", "--wrap=true"
+        )
+    return refs
+
+
+def table(measured: Sequence[Round]) -> Table:
+    """Medians over the rounds."""
+    title = "Submissions a second over one SSH connection"
+    words = ("channels", "bare sbatch", "ours", "of bare", "asked for")
+    shown = Table(*words, "CPU ms there: bare", "ours", title=title)
+    for channels in CHANNELS:
+        rounds = [one for one in measured if one.channels == channels]
+        ratio = statistics.median(one.ratio for one in rounds)
+        sides = [[one.bare for one in rounds], [one.ours for one in rounds]]
+        rates = (f"{statistics.median(one.rate for one in side):.1f}" for side in sides)
+        costs = (f"{statistics.median(one.cpu_ms for one in side):.0f}" for side in sides)
+        shown.add_row(f"{channels}", *rates, f"{ratio:.2f}", f"{RATIO}", *costs)
+    return shown
+
+
+def table_of_polls(measured: Sequence[Poll]) -> Table:
+    """Medians over the polls."""
+    title = "One poll of all jobs, milliseconds"
+    words = ("site", "jobs", "CPU of our process", "of its children", "wall", "asked for")
+    shown = Table(*words, title=title)
+    for where in dict.fromkeys(one.where for one in measured):
+        polls = [one for one in measured if one.where == where]
+        cells = (
+            statistics.median(getattr(one, name) for one in polls)
+            for name in ("own_ms", "children_ms", "wall_ms")
+        )
+        shown.add_row(where, f"{polls[0].jobs}", *map("{:.0f}".format, cells), f"{POLL_MS:.0f}")
+    return shown
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Say how much to run."""
+    parser.add_argument("-n", type=int, default=100, help="jobs a round (default: 100)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs to poll (default: 1000)")
+    parser.add_argument("--polls", type=int, default=10, help="polls (default: 10)")
+
+
+def run(given: Namespace) -> None:
+    """Measure and show."""
+    with cluster() as stand:
+        measured: list[Round] = []
+        for one in measure(stand, given.n, given.rounds):
+            rich.print(f"{one.channels} at a time: {one.ours.rate:.1f}/s, ratio {one.ratio:.2f}")
+            measured.append(one)
+        rich.print(table(measured))
+        rich.print(table_of_polls(list(measure_polls(stand, given.jobs, given.polls))))
