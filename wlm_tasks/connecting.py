@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ TTL_S: Final = 60.0
 #: Seconds without work after which a place is given back.
 IDLE_S: Final = 5.0
 _LOOK_S: Final = 1.0
+#: Seconds before who was refused asks again, with a crowd of so many twice as long, and at most.
+_AGAIN_S: Final = (1.0, 3.0)
+_CROWD: Final = 10
+_SLOWEST_S: Final = 60.0
 
 
 @dataclass
@@ -61,21 +67,23 @@ class Connections:
         self._close = close
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._places: dict[str, _Place] = {}
+        self._refused: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def using(self, site: str) -> Iterator[str | None]:
+    def using(self, site: str, *, watching: bool = False) -> Iterator[str | None]:
         """Be connected with a site during the block; gives the reason if that is not allowed now.
 
-        Raises `ServiceError` if the database is out of reach.
+        The last of several places is for those who watch jobs, so that long transfers never keep
+        a site from being polled. Raises `ServiceError` if the database is out of reach.
         """
         line = self._lines.get(site, "")
         if line not in self._most:
             yield None
             return
-        if not self._enter(line, site):
+        if not self._enter(line, site, watching=watching):
             yield f"site {site}: has as many connections as it may ({self._most[line]})"
             return
         try:
@@ -83,13 +91,22 @@ class Connections:
         finally:
             self._leave(line)
 
-    def _enter(self, line: str, site: str) -> bool:
+    def pause_s(self, site: str) -> float:
+        """Seconds before a step that was refused asks again; longer the more of them were."""
+        refused = self._refused[self._lines[site]]
+        spread = random.uniform(*_AGAIN_S)  # noqa: S311 - no secret
+        return min(spread * (1 + refused / _CROWD), _SLOWEST_S)
+
+    def _enter(self, line: str, site: str, *, watching: bool) -> bool:
         with self._lock:
             now = time.monotonic()
             place = self._places.get(line)
             if place is None:
-                if not self._leases().take(line, self._most[line], self._holder, TTL_S):
+                most = self._most[line] if watching else max(self._most[line] - 1, 1)
+                if not self._leases().take(line, most, self._holder, TTL_S):
+                    self._refused[line] += 1
                     return False
+                self._refused[line] = 0
                 place = self._places[line] = _Place(site=site, renewed_at=now, used_at=now)
                 self._watch()
             place.users += 1
@@ -149,4 +166,4 @@ def line_of(site: SiteSettings) -> str:
     host = site.options.get("host")
     if host is None:
         return f"site {site.name}"
-    return f"{site.options.get('user', '')}@{host}:{site.options.get('port', 22)}"
+    return f"{site.options.get('user', '')}@{host}:{site.options.get('port', 22)}"[:255]

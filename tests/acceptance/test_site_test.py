@@ -25,9 +25,10 @@ def run(tmp_path: Path, site: dict[str, Any], *words: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["local", "ssh"])
-def test_a_site_that_works(kind: str, sshd: PrivateSshd, tmp_path: Path) -> None:
-    options = sshd.options if kind == "ssh" else {}
+@pytest.mark.parametrize("kind", ["local", "ssh", "slurm"])
+def test_a_site_that_works(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    host = {"ssh": "sshd", "slurm": "login_node"}.get(kind)
+    options = request.getfixturevalue(host).options if host else {}
     site = {"kind": kind, "scratch": str(tmp_path / "scratch"), **options}
     told = run(tmp_path, site, "-o", "json")
     checks = {one["name"]: one for one in json.loads(told.stdout)}
@@ -37,6 +38,7 @@ def test_a_site_that_works(kind: str, sshd: PrivateSshd, tmp_path: Path) -> None
         "read output", "stage out", "cancel", "clean up",
     ]  # fmt: skip
     assert checks["stage out"]["text"].endswith("the payload ran once")
+    assert ("of them not ours" in checks["count"]["text"]) is (kind == "slurm")
     assert told.returncode == 0
     assert not list((tmp_path / "scratch").iterdir())
     assert not (tmp_path / "data" / "wlm.db").exists()  # needs no database

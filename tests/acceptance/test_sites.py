@@ -10,6 +10,7 @@ import pytest
 
 from services.fixtures import MakeSshd
 from services.processes import wait_for
+from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
 from wlm_tasks import Client, Experiment, Settings, connecting
 from wlm_tasks.config.settings import SiteSettings
@@ -82,6 +83,37 @@ def test_connections_are_counted_over_all_processes(
         wait_for(lambda: not sshd.connections(), 30, "the end of the connection")
         wait_for(lambda: leases.holders(line) == [], 30, "that the place is free")
     client.close()
+
+
+def test_jobs_of_the_account_that_are_not_ours_take_places(
+    login_node: PrivateSshd, slurm: PrivateSlurm, tmp_path: Path
+) -> None:
+    site = SiteSettings(
+        name="cluster", kind="slurm", scratch=str(tmp_path / "scratch"), max_running=2,
+        options=login_node.options, poll_s=0.2, poll_max_s=0.5,
+    )  # fmt: skip
+    settings = Settings(data_dir=tmp_path / "data", sites={"cluster": site})
+    foreign = slurm.command(
+        "sbatch", "--parsable", "-J", "other", "-o", "/dev/null", "--wrap", "sleep 300"
+    ).strip()
+    go, ledger = tmp_path / "go", tmp_path / "ledger"
+    commands = [f"echo {{n}} >> {ledger}", f"until [ -e {go} ]; do sleep 0.1; done"]
+    experiment = Experiment(name="ours", site="cluster", commands=commands)
+    with running(settings, concurrency=2):
+        client = Client(settings)
+        runs = [client.schedule(experiment, params={"n": 0})]
+        load = client.store.sites.get
+        wait_for(lambda: load("cluster").foreign_jobs == 1, 60, "that it is counted")
+        runs += [client.schedule(experiment, params={"n": 1})]
+        reason = "site cluster: runs as many jobs as it may (2, 1 of them not ours)"
+        wait_for(lambda: reason in runs[1].why(), 60, "that ours waits")
+        slurm.command("scancel", foreign)
+        wait_for(lambda: runs[1].status is ExperimentState.RUNNING, 60, "the begin of ours")
+        go.touch()
+        wait_for(lambda: all(run.status in FINAL for run in runs), 60, "the end")
+        assert {run.status for run in runs} == {ExperimentState.DONE}
+        client.close()
+    assert Counter(ledger.read_text().split()) == Counter("01")
 
 
 def test_a_crowd_does_not_keep_a_colleague_waiting(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from wlm_tasks.celery import WlmCelery, make_app
 from wlm_tasks.config import load
 from wlm_tasks.control.outbox import publish
 from wlm_tasks.control.queues import declare
+from wlm_tasks.model.sites import Evidence, SiteState
 
 
 @pytest.fixture
@@ -53,3 +55,30 @@ def test_a_queue_that_is_full_keeps_the_events_from_nobody_else(
         assert time.monotonic() - begun < 8  # a time-out would take ten
         assert channel.queue_declare("roomy", passive=True)[1] == 3
     assert coordination.count_unpublished() == 0
+
+
+def test_a_change_of_a_site_goes_out_once(app: WlmCelery, broker_url: str) -> None:
+    sites = app.runtime.store.sites
+    with Connection(broker_url) as connection:
+        channel: Any = connection.default_channel
+        channel.queue_declare("mine", durable=True, auto_delete=False)
+        channel.queue_bind("mine", "wlm.events", routing_key="site.#")
+        for _ in range(3):  # several workers run into the same wall
+            gone = Evidence(state=SiteState.UNREACHABLE, by="setup", reason="no route")
+            sites.report("cluster.a", gone, who="w1@host")
+        assert publish(app) == 1
+        message = channel.basic_get("mine", no_ack=True)
+        assert channel.basic_get("mine") is None
+    info, said = message.delivery_info, json.loads(message.body)
+    assert (info["routing_key"], message.properties["type"]) == (
+        "site.cluster_a.UNREACHABLE", "SITE",
+    )  # fmt: skip
+    assert said.pop("event") == int(message.properties["message_id"])
+    assert said.pop("at") == pytest.approx(app.runtime.store.views.now(), abs=60)
+    assert said == {
+        "site": "cluster.a",
+        "state": "UNREACHABLE",
+        "was": "UP",
+        "reason": "no route",
+        "by": "w1@host",
+    }

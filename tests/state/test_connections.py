@@ -112,6 +112,34 @@ def test_a_place_in_use_does_not_run_out(world: World) -> None:
         assert len(world.store.connections.holders(LINE)) == 1
 
 
+def test_the_last_place_is_for_those_who_watch(world: World) -> None:
+    first, second, third = (Process(world, site("far", 2)) for _ in range(3))
+    full = "site far: has as many connections as it may (2)"
+    with first.connections.using("far") as works:
+        with second.connections.using("far") as refused:
+            assert (works, refused) == (None, full)
+        with (
+            second.connections.using("far", watching=True) as watches,
+            second.connections.using("far") as too,  # it is connected anyway
+            third.connections.using("far", watching=True) as none_left,
+        ):
+            assert (watches, too, none_left) == (None, None, full)
+
+
+def test_a_crowd_asks_less_often(world: World) -> None:
+    process = Process(world, site("far", 1))
+    world.store.connections.take(LINE, 1, "other", 60)
+    assert 1.0 <= process.connections.pause_s("far") <= 3.0
+    for _ in range(100):
+        with process.connections.using("far") as reason:
+            assert reason is not None
+    assert 11.0 <= process.connections.pause_s("far") <= 33.0
+    world.store.connections.give_back(LINE, "other")
+    with process.connections.using("far") as reason:
+        assert reason is None
+    assert process.connections.pause_s("far") <= 3.0
+
+
 def test_sites_of_one_host_share_the_smaller_number(world: World) -> None:
     sites = [site("a", 3), site("b", 1), site("c", None), site("d", 1, "elsewhere")]
     first, second = Process(world, *sites), Process(world, *sites)

@@ -132,6 +132,7 @@ def test_a_held_step_burns_no_try_and_goes_on_when_the_site_is_up(
 def test_a_pause_lets_outputs_home(world: World) -> None:
     world.store.sites.pause("alpha", who="ada", reason=None)
     inward, outward = hold(world, SETUP), hold(world, STAGE_OUT)
+    assert world.store.upkeep.count_held() == 1
     assert world.store.upkeep.release_held(LIMITS) == 1
     assert world.step(inward, SETUP).state is StepState.HELD
     assert world.step(outward, STAGE_OUT).state is StepState.READY

@@ -5,13 +5,26 @@ from __future__ import annotations
 from state.rig import Rig
 from state.world import SUBMIT
 
-from wlm_tasks.errors import (
-    JobUndecidedError,
-)
+from wlm_tasks.errors import JobUndecidedError, SiteUnreachableError
 from wlm_tasks.model.experiment import Retry
 from wlm_tasks.model.states import StepState
 
 UNDECIDED = JobUndecidedError("no answer to sbatch")
+
+
+def test_the_time_its_site_was_away_is_no_time_to_look(rig: Rig) -> None:
+    one = rig.add()
+    rig.fake.fail("submit", SiteUnreachableError("no route"), UNDECIDED)
+    rig.work()
+    rig.world.sql("UPDATE jobs SET created_at = created_at - 7200")
+    rig.time_for_a_probe()
+    rig.tick()
+    assert rig.world.step(one, SUBMIT).state is StepState.BACKOFF
+    rig.world.sql("UPDATE steps SET due_at = 0 WHERE due_at IS NOT NULL")
+    rig.duties.wake()
+    rig.work()
+    assert rig.world.step(one, SUBMIT).state is StepState.DONE
+    assert rig.world.job_states(one) == ["PENDING"]
 
 
 def test_an_undecided_submission_is_looked_for_and_then_paused(rig: Rig) -> None:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _QUIET_S = 30.0
 #: Seconds between looks while steps are held: a slot that falls free is soon used.
 _HURRY_S = 0.1
+#: But so many times as long as one takes.
+_CALM = 20
 
 
 @dataclass
@@ -101,9 +103,11 @@ class Control:
         now = time.monotonic()
         for one in self._scheduled:
             if rung or one.due <= now:
-                one.due = time.monotonic() + one.every_s
+                begun = time.monotonic()
+                one.due = begun + one.every_s
                 if self._attempt(one) and one.name == "release":
-                    one.due = time.monotonic() + _HURRY_S
+                    took_s = time.monotonic() - begun
+                    one.due = min(one.due, begun + max(_HURRY_S, took_s * _CALM))
 
     def _rung(self, tokens: list[str]) -> int:
         self._duties.poll_rung(tokens)

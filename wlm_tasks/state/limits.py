@@ -53,9 +53,17 @@ def count_hopeful(connection: Connection) -> int:
     if closed:
         by_sweep = (steps.c.seq == 0) & ~was_claimed()
         held = held.join(experiments, experiments.c.id == steps.c.experiment_id).where(
-            experiments.c.site.not_in(list(closed)) | by_sweep
+            _site_is_open(closed) | by_sweep
         )
     return connection.execute(held).scalar_one()
+
+
+def _site_is_open(closed: Mapping[str, SiteRow]) -> Any:
+    """True for steps whose site lets them begin; one that is only paused gives outputs back."""
+    paused = [name for name, row in closed.items() if row.state in OPEN]
+    return experiments.c.site.not_in(list(closed)) | (
+        experiments.c.site.in_(paused) & (steps.c.name == StepName.STAGE_OUT.value)
+    )
 
 
 def _held_up(connection: Connection, closed: Mapping[str, SiteRow]) -> list[Any]:
@@ -68,11 +76,7 @@ def _held_up(connection: Connection, closed: Mapping[str, SiteRow]) -> list[Any]
                 is_open("HELD"),
                 was_claimed(),
                 steps.c.queue != SUBMIT_QUEUE,
-                experiments.c.site.not_in(list(closed))
-                | (
-                    experiments.c.site.in_([n for n, row in closed.items() if row.state in OPEN])
-                    & (steps.c.name == StepName.STAGE_OUT.value)
-                ),
+                _site_is_open(closed),
             )
             .order_by(steps.c.priority.desc(), steps.c.ready_at, steps.c.experiment_id)
             .limit(_BATCH)

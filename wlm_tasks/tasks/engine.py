@@ -8,11 +8,10 @@ epoch; whoever holds a newer one makes its writes fail, and it leaves without ha
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from wlm_tasks.errors import (
     FencedError,
@@ -49,8 +48,6 @@ from wlm_tasks.tasks.undecided import verdict
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Result = Outcome | Blocked | Crowded | WlmError
-#: Seconds before a step asks again for a connection with its site.
-_CROWDED_S: Final = (1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class Engine:
             self._claims.hold(claim, outcome.reason)
             return None
         if isinstance(outcome, Crowded):
-            pause_s = random.uniform(*_CROWDED_S)  # noqa: S311 - no secret
+            pause_s = self.runtime.connections.pause_s(work.experiment.site)
             self._claims.back_off(claim, outcome.reason, pause_s, tried=False)
             return None
         return outcome.following

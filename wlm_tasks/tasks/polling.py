@@ -63,7 +63,7 @@ def poll_once(runtime: Runtime, name: str, poller: str) -> tuple[list[NextStep],
     started, look = time.monotonic(), Look()
     error, told = None, False
     try:
-        with runtime.connections.using(name) as error:
+        with runtime.connections.using(name, watching=True) as error:
             if error is None:
                 look = look_at_jobs(runtime, name, None)
                 _look_at_site(runtime, name)

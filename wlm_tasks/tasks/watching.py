@@ -87,7 +87,7 @@ def cancel_jobs(runtime: Runtime, experiment_id: str, *, wait_s: float = CANCEL_
 
 def _end_jobs(runtime: Runtime, site: str, jobs: Sequence[LiveJob], wait_s: float) -> list[str]:
     """Tokens of those that the site confirms as gone; none without a connection to be had."""
-    with runtime.connections.using(site) as crowded:
+    with runtime.connections.using(site, watching=True) as crowded:
         if crowded:
             return []
         backend = runtime.site(site).backend
