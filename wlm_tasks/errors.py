@@ -17,6 +17,7 @@
     ├── StepError                  a step cannot go on
     │   ├── TransientError         worth another try after a pause
     │   │   ├── BackendUnavailableError
+    │   │   │   ├── CommandGivenUpError
     │   │   │   ├── JobUndecidedError
     │   │   │   └── SiteTroubleError       the whole site, not one job
     │   │   │       ├── SiteUnreachableError
@@ -130,6 +131,10 @@ class SiteOverloadedError(SiteTroubleError):
 
 class SiteMaintenanceError(SiteTroubleError):
     """The site's operators have taken it out of service for a while."""
+
+
+class CommandGivenUpError(BackendUnavailableError):
+    """A command on a site's host did not end in time; it may go on."""
 
 
 class StorageUnavailableError(TransientError):

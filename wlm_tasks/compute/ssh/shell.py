@@ -14,7 +14,11 @@ from wlm_tasks.compute.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
 from wlm_tasks.compute.ssh.address import Address
 from wlm_tasks.compute.ssh.connections import Line, connections
 from wlm_tasks.compute.ssh.faults import FOREIGN, translated
-from wlm_tasks.errors import BackendUnavailableError, SiteTroubleError, SiteUnreachableError
+from wlm_tasks.errors import (
+    CommandGivenUpError,
+    SiteTroubleError,
+    SiteUnreachableError,
+)
 
 #: pauses before a session that was refused is asked for again, in seconds, each twice as long
 _FIRST_PAUSE_S: Final = 0.02
@@ -120,10 +124,6 @@ class SshShell(Shell):
                 f"{self.address}: its login shell ran no bash (exit {code}): {said or 'no word'}"
             )
         return ran
-
-
-class CommandGivenUpError(BackendUnavailableError):
-    """A command did not end in time; it may go on."""
 
 
 class ChannelGoneError(Exception):
