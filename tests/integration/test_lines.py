@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,13 @@ def test_a_channel_closed_by_an_error_is_replaced(broker_url: str, tmp_path: Pat
         declare(app)
         send(app, [STEP])
         assert waiting(app) == 2
+
+
+def test_the_lines_of_many_apps_are_all_closed(broker_url: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        apps = [stack.enter_context(app_of(broker_url, tmp_path)) for _ in range(10)]
+        for app in apps:
+            send(app, [STEP])
+        assert waiting(apps[0]) == len(apps)
+    apps.clear()
+    gc.collect()  # a socket that was left open would now be told as a warning, which is an error

@@ -93,7 +93,7 @@ def send(app: Celery, ready: Iterable[NextStep], parent: Parent | None = None) -
                 form = _form(app, step.segment, step.priority)
                 form.send(line, step.experiment_id, nonce, parent)
 
-        _lines(app, os.getpid()).use(send_all)
+        _lines(app).use(send_all)
 
 
 def send_system(app: Celery, task: str, args: Sequence[Any], queue: str) -> None:
@@ -184,15 +184,21 @@ def _form(app: Celery, segment: tuple[StepName, ...], priority: int) -> _Form:
     return _Form(app, segment, priority)
 
 
-@lru_cache(maxsize=8)
-def _lines(app: Celery, _pid: int) -> Lines:
-    """The lines of a process: a forked child must not use its parent's."""
-    return Lines(app)
+#: The lines of each app and process. A forked child must not use its parent's, nor drop them:
+#: whoever drops a connection ends it for both.
+_LINES: Final[dict[tuple[Celery, int], Lines]] = {}
+
+
+def _lines(app: Celery) -> Lines:
+    key = app, os.getpid()
+    return _LINES.get(key) or _LINES.setdefault(key, Lines(app))
 
 
 def hang_up(app: Celery) -> None:
     """Close what `send` keeps open; sending afterwards opens it again."""
-    _lines(app, os.getpid()).close()
+    lines = _LINES.pop((app, os.getpid()), None)
+    if lines is not None:
+        lines.close()
 
 
 @contextmanager
