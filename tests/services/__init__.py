@@ -33,9 +33,13 @@ def in_ci() -> bool:
 
 def require_service(name: str, available: bool) -> None:
     """Skip the test if the service is not installed; in CI (``CI`` is set) fail it instead."""
-    if available:
+    require(available, f"{name} is not installed: run scripts/setup")
+
+
+def require(condition: bool, otherwise: str) -> None:
+    """Go on only where this holds: a laptop may lack it, a run in CI (``CI`` is set) may not."""
+    if condition:
         return
-    message = f"{name} is not installed: run scripts/setup"
     if in_ci():
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
+        pytest.fail(otherwise, pytrace=False)
+    pytest.skip(otherwise)

@@ -8,19 +8,19 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import requests
 
 from services.aurora_peer.faults import Faults
 from services.ports import free_port, listening, release_port
 from services.processes import Process
+from services.service import Service
 
 _TESTS: Final = Path(__file__).parents[1]
 
 
-class PrivateAurora:
+class PrivateAurora(Service):
     """One scheduler; `start` before use, `close` at the end. Its state is lost with its process."""
 
     def __init__(self, directory: Path) -> None:
@@ -32,18 +32,6 @@ class PrivateAurora:
     def available() -> bool:
         """True if the Thrift compiler and its Python package are installed."""
         return shutil.which("thrift") is not None and importlib.util.find_spec("thrift") is not None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def url(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,11 @@ from services.sshd import PrivateSshd
 def session_dir(pytestconfig: pytest.Config) -> Path:
     """A directory of the run's own which other users can pass through; removed at its end."""
     return pytestconfig.stash[GUARDIAN].directory
+
+
+def _another(session_dir: Path, name: str) -> Path:
+    """A directory for one more server of a kind."""
+    return session_dir / f"{name}-{os.urandom(4).hex()}"
 
 
 @pytest.fixture(scope="session")
@@ -73,29 +79,25 @@ def make_rabbitmq(
 ) -> Iterator[MakeRabbitMQ]:
     """Start brokers of the test's own; the settings are those of `PrivateRabbitMQ`."""
     require_service("RabbitMQ", PrivateRabbitMQ.available())
-    made: list[PrivateRabbitMQ] = []
+    with ExitStack() as stack:
 
-    def make(
-        *,
-        consumer_timeout_s: float | None = None,
-        channel_tick_s: float | None = None,
-        management: bool = False,
-        config: Mapping[str, str] | None = None,
-    ) -> PrivateRabbitMQ:
-        server = PrivateRabbitMQ(
-            tmp_path_factory.mktemp("rabbitmq"),
-            consumer_timeout_s=consumer_timeout_s,
-            channel_tick_s=channel_tick_s,
-            management=management,
-            config=config,
-        )
-        made.append(server)
-        server.start()
-        return server
+        def make(
+            *,
+            consumer_timeout_s: float | None = None,
+            channel_tick_s: float | None = None,
+            management: bool = False,
+            config: Mapping[str, str] | None = None,
+        ) -> PrivateRabbitMQ:
+            server = PrivateRabbitMQ(
+                tmp_path_factory.mktemp("rabbitmq"),
+                consumer_timeout_s=consumer_timeout_s,
+                channel_tick_s=channel_tick_s,
+                management=management,
+                config=config,
+            )
+            return stack.enter_context(server)
 
-    yield make
-    for server in made:
-        server.close()
+        yield make
 
 
 MakePostgreSQL = Callable[[], PrivatePostgreSQL]
@@ -105,17 +107,8 @@ MakePostgreSQL = Callable[[], PrivatePostgreSQL]
 def make_postgresql(session_dir: Path) -> Iterator[MakePostgreSQL]:
     """Start PostgreSQL servers of the test's own."""
     require_service("PostgreSQL", PrivatePostgreSQL.available())
-    made: list[PrivatePostgreSQL] = []
-
-    def make() -> PrivatePostgreSQL:
-        server = PrivatePostgreSQL(session_dir / f"postgresql-{os.urandom(4).hex()}")
-        made.append(server)
-        server.start()
-        return server
-
-    yield make
-    for server in made:
-        server.close()
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(PrivatePostgreSQL(_another(session_dir, "postgresql")))
 
 
 @pytest.fixture(scope="session")
@@ -140,17 +133,8 @@ MakeAurora = Callable[[], PrivateAurora]
 def make_aurora(session_dir: Path) -> Iterator[MakeAurora]:
     """Start schedulers of the test's own."""
     require_service("the Thrift compiler", PrivateAurora.available())
-    made: list[PrivateAurora] = []
-
-    def make() -> PrivateAurora:
-        server = PrivateAurora(session_dir / f"aurora-{os.urandom(4).hex()}")
-        made.append(server)
-        server.start()
-        return server
-
-    yield make
-    for server in made:
-        server.close()
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(PrivateAurora(_another(session_dir, "aurora")))
 
 
 @pytest.fixture(scope="session")
@@ -171,18 +155,13 @@ class MakeSshd(Protocol):
 def make_sshd(session_dir: Path) -> Iterator[MakeSshd]:
     """Start SSH servers of the test's own."""
     require_service("sshd", PrivateSshd.available())
-    made: list[PrivateSshd] = []
+    with ExitStack() as stack:
 
-    def make(*, max_sessions: int = 10) -> PrivateSshd:
-        directory = session_dir / f"sshd-{os.urandom(4).hex()}"
-        server = PrivateSshd(directory, max_sessions=max_sessions)
-        made.append(server)
-        server.start()
-        return server
+        def make(*, max_sessions: int = 10) -> PrivateSshd:
+            directory = _another(session_dir, "sshd")
+            return stack.enter_context(PrivateSshd(directory, max_sessions=max_sessions))
 
-    yield make
-    for server in made:
-        server.close()
+        yield make
 
 
 @pytest.fixture(scope="session")
@@ -215,18 +194,13 @@ class MakeSlurm(Protocol):
 def make_slurm(session_dir: Path) -> Iterator[MakeSlurm]:
     """Start Slurms of the test's own; the settings are lines of slurm.conf."""
     require_service("Slurm", PrivateSlurm.available())
-    made: list[PrivateSlurm] = []
+    with ExitStack() as stack:
 
-    def make(*, nodes: int = 1, settings: Mapping[str, object] | None = None) -> PrivateSlurm:
-        directory = session_dir / f"slurm-{os.urandom(4).hex()}"
-        server = PrivateSlurm(directory, nodes=nodes, settings=settings)
-        made.append(server)
-        server.start()
-        return server
+        def make(*, nodes: int = 1, settings: Mapping[str, object] | None = None) -> PrivateSlurm:
+            directory = _another(session_dir, "slurm")
+            return stack.enter_context(PrivateSlurm(directory, nodes=nodes, settings=settings))
 
-    yield make
-    for server in made:
-        server.close()
+        yield make
 
 
 class Spawn(Protocol):

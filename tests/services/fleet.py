@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process, children, script, wait_for
 from services.rabbitmq import PrivateRabbitMQ
+from services.service import Service
 from wlm_tasks.api import Client
 from wlm_tasks.config import load
 from wlm_tasks.control.queues import declare
@@ -41,7 +41,7 @@ class Layout:
 
 
 @dataclass
-class Fleet:
+class Fleet(Service):
     """Starts the processes of a layout, restarts what dies, and keeps the ledger.
 
     Everything lives below `directory`. `vhost_url` is the broker's URL.
@@ -79,18 +79,6 @@ class Fleet:
         return "\n".join(lines) + "\n"
 
     # -- life ------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Make the tables and queues and start every process; waits until workers are ready."""

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import psycopg
 from psycopg import sql
 
 from services.ports import free_port, release_port
 from services.processes import Process, alive, children, wait_for
+from services.service import Service
 
 _PORT_TRIES: Final = 3
 _USER: Final = "wlm"
@@ -34,7 +34,7 @@ def binaries_dir() -> Path | None:
     return Path(on_path).resolve().parent if on_path else None
 
 
-class PrivatePostgreSQL:
+class PrivatePostgreSQL(Service):
     """One server, fsync on; `start` before use, `close` at the end.
 
     PostgreSQL refuses to run as root, so root starts it as the user ``postgres``: then
@@ -54,18 +54,6 @@ class PrivatePostgreSQL:
         if binaries_dir() is None:
             return False
         return os.geteuid() != 0 or any(user.pw_name == "postgres" for user in pwd.getpwall())
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:

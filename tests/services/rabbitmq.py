@@ -8,13 +8,13 @@ import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from kombu import Connection
 
 from services.ports import free_port, listening, release_port
 from services.processes import Process
+from services.service import Service
 
 # The scripts under /usr/sbin switch to the system's user and its directories; these do not.
 _SCRIPTS: Final = (
@@ -35,7 +35,7 @@ def scripts_dir() -> Path | None:
     return None
 
 
-class PrivateRabbitMQ:
+class PrivateRabbitMQ(Service):
     """One broker, as root or as an ordinary user; `start` before use, `close` at the end.
 
     `consumer_timeout_s` and `channel_tick_s` set how long a message may stay unacknowledged
@@ -68,18 +68,6 @@ class PrivateRabbitMQ:
     def available() -> bool:
         """True if RabbitMQ is installed."""
         return scripts_dir() is not None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:

@@ -10,11 +10,11 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from services.ports import free_port, release_port
 from services.processes import Process, wait_for
+from services.service import Service
 
 _SBIN: Final = Path("/usr/sbin")
 _PROGRAMS: Final = tuple(_SBIN / name for name in ("munged", "slurmctld", "slurmd"))
@@ -22,7 +22,7 @@ _PROGRAMS: Final = tuple(_SBIN / name for name in ("munged", "slurmctld", "slurm
 _SOCKET_LIMIT: Final = 107
 
 
-class PrivateSlurm:
+class PrivateSlurm(Service):
     """One Slurm, of whoever runs the tests; `start` before use, `close` at the end.
 
     `settings` go into slurm.conf beside the usual ones or in place of them. Clients find it by
@@ -45,18 +45,6 @@ class PrivateSlurm:
     def available() -> bool:
         """True if Slurm and munge are installed."""
         return all(program.exists() for program in _PROGRAMS)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def environ(self) -> dict[str, str]:

@@ -10,18 +10,18 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from services.guardian import MARKER
 from services.ports import free_port, release_port
 from services.processes import Process, children
+from services.service import Service
 
 _SSHD: Final = Path("/usr/sbin/sshd")
 _PORT_TRIES: Final = 3
 
 
-class PrivateSshd:
+class PrivateSshd(Service):
     """One server on loopback; `start` before use, `close` at the end.
 
     It lets the user who runs the tests log in with the key of `key_file`; MaxSessions is
@@ -41,18 +41,6 @@ class PrivateSshd:
     def available() -> bool:
         """True if an SSH server is installed."""
         return _SSHD.exists() and shutil.which("ssh-keygen") is not None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
