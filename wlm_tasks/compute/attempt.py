@@ -213,6 +213,10 @@ class Attempt:
         # not touch(1), which would renew the time of a mark that is there
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         os.close(os.open(self.file("cancelled"), flags, 0o600))
+        self.take_claim()
+
+    def take_claim(self) -> None:
+        """Take the claim, unless it is taken, for a process that nobody has: nothing will run."""
         place = here()
         claim = {
             "pid": 0,

@@ -12,6 +12,7 @@ from wlm_tasks.control.sweep import Sweeper
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.chain import send, send_system
+from wlm_tasks.state.polls import SPACING
 from wlm_tasks.tasks.gate import pause_before_probe
 from wlm_tasks.tasks.perform import limits_of
 from wlm_tasks.tasks.watching import cancel_jobs
@@ -31,8 +32,6 @@ _CANCELS_SEEN = 10 * BATCH
 #: Seconds in which cancels are done here while the broker is away: in one go, and for each.
 _INLINE_S = 2.0
 _INLINE_WAIT_S = 0.2
-#: A poll is asked for at least this part of its interval after the last one.
-_SPACING = 0.8
 #: Seconds between two warnings about that.
 _QUIET_S = 30.0
 
@@ -121,7 +120,7 @@ class Duties:
         intervals = {name: site.poll_s for name, site in sites.items()}
         due = self.runtime.store.polls.due(intervals, AGAIN_AFTER_S)
         return sum(
-            self._poll(site, intervals.get(site, 0.0) * _SPACING)
+            self._poll(site, intervals.get(site, 0.0) * SPACING)
             for site in due
             if site not in troubled or troubled[site].can_be_polled
         )

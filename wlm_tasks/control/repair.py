@@ -27,7 +27,6 @@ class Answer:
     text: str
     native_id: str | None = None  #: of an undecided job that is there after all
     state: JobState | None = None  #: of a job that was taken
-
     gone: bool = False  #: an orphan's end is confirmed
 
     @property

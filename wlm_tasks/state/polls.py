@@ -25,6 +25,8 @@ from wlm_tasks.state.schema import (
     steps,
 )
 
+#: Polls are at least this part of their interval apart, whoever asks for them.
+SPACING: Final = 0.8
 #: Seconds between polls of a site that the settings of this process do not know.
 _UNKNOWN_SITE_S: Final = 5.0
 #: True once nobody is at a poll any more, as far as the row tells.

@@ -24,6 +24,7 @@ from wlm_tasks.model.sites import (
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.jobs import LiveJob
+from wlm_tasks.state.polls import SPACING
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.tasks.gate import report
 from wlm_tasks.tasks.perform import job_ref, job_report
@@ -33,8 +34,6 @@ _log = logging.getLogger(__name__)
 _BATCH = 200
 #: A token that no experiment's job has.
 _NO_JOB = "wlm-probe-0"
-#: Polls are at least this part of their interval apart, whatever messages do.
-_SPACING = 0.8
 #: Seconds after which a poll is taken over whose worker shows no end of it.
 _LEASE_S = 60.0
 
@@ -57,7 +56,7 @@ def poll_once(runtime: Runtime, name: str, poller: str) -> tuple[list[NextStep],
     books, settings = runtime.store.polls, runtime.settings.sites.get(name)
     least_s = 0.0 if settings is None else min(settings.poll_s, settings.probe_s)
     before_s = books.pace(name)
-    if not books.begin(name, poller, spacing_s=least_s * _SPACING, lease_s=_LEASE_S):
+    if not books.begin(name, poller, spacing_s=least_s * SPACING, lease_s=_LEASE_S):
         books.skipped(name)
         return [], "is polled by another, or was a moment ago"
     started, look = time.monotonic(), Look()

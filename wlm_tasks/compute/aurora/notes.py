@@ -11,17 +11,14 @@ All times are those of the file system, so that hosts whose clocks differ agree 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from wlm_tasks.compute.attempt import Attempt, Claim
 from wlm_tasks.compute.base import JobRef
-from wlm_tasks.compute.processes import here
 
 #: seconds granted to a job beyond its limit before its silence is an end
 _SILENCE_S: Final = 60.0
@@ -73,18 +70,7 @@ class Notes(Attempt):
 
     def close(self) -> Claim | None:
         """Take the claim, so that no copy of the job can start from now on; return what holds."""
-        place = here()
-        nobody = {
-            "pid": 0,
-            "start": 0,
-            "host": place.host,
-            "boot": place.boot,
-            "machine": place.machine,
-            "namespace": place.namespace,
-            "epoch": time.time(),
-            "limit": 0,
-        }
-        self._create("started", json.dumps(nobody))
+        self.take_claim()
         return self.claim()
 
     def limit_over(self, claim: Claim) -> bool:
