@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import traceback
 from abc import ABC, abstractmethod
@@ -153,6 +154,14 @@ class SshSite(LocalSite):
 
     def another(self) -> ComputeBackend:
         return SshBackend(name="ssh", scratch=str(self.scratch), options=self.server.options)
+
+
+def ignored_signals(output: str) -> int:
+    """The mask of the usual signals that a job ignores which printed its SigIgn line."""
+    told = re.search(r"^SigIgn:\s*([0-9a-f]+)$", output, re.MULTILINE)
+    assert told, output
+    # 32 and 33 are the C library's own; it lets nobody change what became of them
+    return int(told[1], 16) & ~(1 << 31 | 1 << 32)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from wlm_tasks.storage.file import FileStorage
 from wlm_tasks.storage.localfiles import FileTarget, part_name
 
 MiB = 1024 * 1024
+CONTROL = TransferControl()
 
 
 def sha256(data: bytes) -> str:
@@ -232,3 +233,13 @@ class Put(Way):
 
     def locked(self) -> AbstractContextManager[object]:
         return self.store.locked("far.dat")
+
+
+def get(files: FileStore, path: str = "x") -> None:
+    """Bring the far file to this path below root."""
+    files.backend.get(files.url("far.dat"), str(files.root), path, CONTROL)
+
+
+def put(files: FileStore, path: str = "x") -> None:
+    """Take this path below root to the far file."""
+    files.backend.put(str(files.root), path, files.url("far.dat"), CONTROL)
