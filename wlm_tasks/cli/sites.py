@@ -151,7 +151,8 @@ def resume(session: Session, name: str) -> None:
         click.echo(f"{name}  takes work already")
         raise click.exceptions.Exit(NOT_SO)
     session.client.wake()
-    click.echo(f"{name}  takes work again" + (f", {held} held steps may go on" if held else ""))
+    steps = "1 held step" if held == 1 else f"{held} held steps"
+    click.echo(f"{name}  takes work again" + (f", {steps} may go on" if held else ""))
 
 
 @site.command("test")

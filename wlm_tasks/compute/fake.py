@@ -222,6 +222,7 @@ class FakeBackend(ComputeBackend):
 
     def discard(self, workdir: str) -> bool:
         """Forget the directory."""
+        self._check_inside(workdir)
         self.site.workdirs.discard(workdir)
         return True
 

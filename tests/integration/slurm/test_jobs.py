@@ -17,6 +17,7 @@ from unit.compute.slurm_site import SlurmSite
 from services.processes import wait_for
 from wlm_tasks.compute import processes
 from wlm_tasks.compute.base import JobSpec, JobState, SiteLoad
+from wlm_tasks.compute.slurm import backend
 from wlm_tasks.errors import JobRejectedError, SiteMaintenanceError
 from wlm_tasks.model.experiment import Resources
 
@@ -136,6 +137,19 @@ def test_the_accounts_foreign_jobs_are_counted(site: SlurmSite) -> None:
     site.slurm.command("scancel", "--name=theirs")
 
 
+def test_many_ended_jobs_are_looked_at_in_batches(
+    site: SlurmSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_AT_ONCE", 2)
+    specs = [asking(site) for _ in range(5)]
+    for spec in specs:
+        site.backend.submit(spec)
+    for spec in specs:
+        site.wait_state(spec.ref, JobState.SUCCEEDED)
+    found = site.backend.status([spec.ref for spec in specs])
+    assert {found[spec.ref.token].state for spec in specs} == {JobState.SUCCEEDED}
+
+
 def test_four_submitters_at_once_make_one_job(site: SlurmSite) -> None:
     spec = asking(site)
     ids = site.scratch / "ids"
@@ -218,7 +232,7 @@ def test_a_job_ended_by_hand_is_told_as_that(site: SlurmSite) -> None:
     site.slurm.command("scancel", native_id)
     status = site.wait_end(spec.ref)
     assert status.state is JobState.CANCELLED
-    assert status.reason == "cancelled on the site, by scancel or by an administrator"
+    assert status.reason == "cancelled on the site: by scancel, or by Slurm that could not start it"
 
 
 def test_slurm_may_not_put_a_job_back(site: SlurmSite) -> None:

@@ -139,6 +139,16 @@ def test_prepare_can_be_repeated(site: Site) -> None:
     site.another().prepare(site.workdir)
 
 
+def test_a_directory_that_was_discarded_is_made_anew(site: Site) -> None:
+    assert site.backend.discard(site.workdir)
+    with pytest.raises(JobRejectedError):
+        site.backend.submit(site.job())
+    site.backend.prepare(site.workdir)
+    spec = site.job()
+    site.backend.submit(spec)
+    assert site.wait_end(spec.ref).state is JobState.SUCCEEDED
+
+
 @pytest.mark.parametrize("place", ["{scratch}", "{scratch}/..", "{scratch}/../x", "/etc", "work"])
 def test_a_directory_outside_scratch_is_refused(site: Site, place: str) -> None:
     workdir = place.format(scratch=site.scratch)
@@ -146,6 +156,8 @@ def test_a_directory_outside_scratch_is_refused(site: Site, place: str) -> None:
     moved = replace(spec, ref=replace(spec.ref, workdir=workdir))
     with pytest.raises(JobRejectedError, match=r"workdir: got .* expected a directory below"):
         site.backend.prepare(workdir)
+    with pytest.raises(JobRejectedError, match="workdir"):
+        site.backend.discard(workdir)
     with pytest.raises(JobRejectedError, match="workdir"):
         site.backend.submit(moved)
     with pytest.raises(JobRejectedError, match="workdir"):

@@ -252,6 +252,10 @@ class AuroraBackend(ComputeBackend):
         """Return the path as a ``file://`` URL: workers see the scratch directory themselves."""
         return self._files.url(path)
 
+    def discard(self, workdir: str) -> bool:
+        """Remove the directory and what is in it."""
+        return self._files.discard(workdir)
+
     def caveats(self) -> tuple[str, ...]:
         """Return what a test on one agent cannot show of the others."""
         return (

@@ -41,6 +41,8 @@ from wlm_tasks.errors import (
 _TOOLS: Final = ("flock", "sbatch", "squeue", "scancel", "scontrol")
 #: for the scripts
 _ENDED: Final = f"|{'|'.join(ENDED)}|"
+#: jobs in one second look: their names are one argument of sacct, and that is bounded (128 KiB)
+_AT_ONCE: Final = 1000
 #: of so few jobs the files are read too, and not only Slurm's list: somebody waits for their end
 _FEW: Final = 16
 #: seconds for a script beyond what it is told to wait: a silent controller takes 18 s a command
@@ -130,7 +132,9 @@ class SlurmBackend(ComputeBackend):
                 unsettled.append((ref, row))
             if status is not None:
                 result[ref.token] = status
-        return result | self._look_closer(unsettled)
+        for start in range(0, len(unsettled), _AT_ONCE):
+            result |= self._look_closer(unsettled[start : start + _AT_ONCE])
+        return result
 
     def load(self) -> SiteLoad:
         """Count the account's jobs in the list of the last poll, or in a new one if it is used up.
@@ -206,8 +210,6 @@ class SlurmBackend(ComputeBackend):
 
     def _look_closer(self, unsettled: Sequence[Listed]) -> dict[str, JobStatus]:
         """Judge by files and accounting, in one script for all."""
-        if not unsettled:
-            return {}
         found = self._traces(unsettled)
         result = {}
         for ref, row in unsettled:

@@ -52,7 +52,8 @@ STATES: Final = {**_LIVE, **ENDED}
 #: how jobs end that did not end by themselves
 _ENDS: Final = {
     "BOOT_FAIL": "its node could not be booted",
-    "CANCELLED": "cancelled on the site, by scancel or by an administrator",
+    # it says so, too, of jobs that a node could not launch
+    "CANCELLED": "cancelled on the site: by scancel, or by Slurm that could not start it",
     "DEADLINE": "deadline: it could not end before its deadline",
     "LAUNCH_FAILED": "it could not be launched on its node",
     "NODE_FAIL": "node failure: a node of the job failed or did not answer",
