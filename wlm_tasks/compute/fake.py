@@ -172,6 +172,8 @@ class FakeBackend(ComputeBackend):
             self._check_inside(spec.ref.workdir)
             if token in self.site.jobs and self.site.jobs[token].status.reason == "cancelled":
                 raise JobCancelledError(f"job {token} was cancelled before it started")
+            if spec.ref.workdir not in self.site.workdirs:
+                raise JobRejectedError(f"{spec.ref.workdir}: no such directory, was it prepared?")
             job = self.site.start(spec, self._bells)
             self.site.answer("submit")
             return Submitted(native_id=job.native_id)

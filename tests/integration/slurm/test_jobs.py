@@ -258,12 +258,13 @@ def test_a_job_put_back_by_force_does_not_run_again(site: SlurmSite) -> None:
     duplicates = Path(spec.ref.attempt_dir, "duplicates")
 
     def started_again() -> bool:
-        # Slurm sets its own time when it has cleaned up after the first start, maybe after ours
+        # Slurm sets its own time when it has cleaned up after the first start, maybe after ours;
+        # it needs peace between two of ours to look at the queue
         with suppress(RuntimeError):
             site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
         return duplicates.exists()
 
-    wait_for(started_again, 20.0, "the second start", 0.3)
+    wait_for(started_again, 60.0, "the second start", 1.0)
     assert site.runs(spec.ref) == 1
     assert site.status(spec.ref).state is JobState.FAILED
 
