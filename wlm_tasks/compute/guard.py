@@ -177,13 +177,30 @@ judge() {
   fi
 }
 
-pass_on() {
+others() {  # sets `wlm_left` to the payload's group, its `timeout` excepted
+  local dir stat
+  wlm_left=()
+  for dir in /proc/[0-9]*; do
+    [ "${dir#/proc/}" != "$wlm_payload" ] || continue
+    stat=
+    IFS= read -r -d '' stat < "$dir/stat"
+    [[ ${stat##*) } =~ ^[^ZX]\ [0-9]+\ $wlm_payload\  ]] && wlm_left+=("${dir#/proc/}")
+  done 2> /dev/null
+}
+
+pass_on() {  # once to each: from `timeout` all would get it again, and a second one may abort
   wlm_stopped_by=$1
-  [ -z "$wlm_payload" ] || kill "-$1" -- "-$wlm_payload" 2> /dev/null
+  [ -n "$wlm_payload" ] || return
+  others
+  kill "-$1" "${wlm_left[@]:-$wlm_payload}" 2> /dev/null
+  [ -z "$wlm_patience" ] || return
+  (read -r -t "$wlm_grace" <> <(:) || kill -KILL -- "-$wlm_payload") &
+  wlm_patience=$!
 }
 
 run() {
   wlm_payload=
+  wlm_patience=
   wlm_stopped_by=
   trap 'pass_on TERM' TERM
   trap 'pass_on HUP' HUP
@@ -204,6 +221,7 @@ run() {
   wait "$wlm_payload"  # again: the first may have been cut short by a signal to this shell
   wlm_code=$?
   uptime_cs
+  [ -z "$wlm_patience" ] || kill -KILL "$wlm_patience" 2> /dev/null
 }
 
 main() {

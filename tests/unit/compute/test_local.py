@@ -218,6 +218,31 @@ class TestEnd:
         os.kill(int(native_id.split(":")[2]), signal.SIGTERM)
         assert local.wait_end(spec.ref).exit_code == 7
 
+    def test_the_guard_passes_a_signal_on_once(self, local: LocalSite) -> None:
+        """Many programs take a second one for the wish to stop at once, without a checkpoint."""
+        script = (
+            "trap 'echo INT' INT; sleep 60 & echo ready\n"
+            "while [ ! -e go ]; do sleep 0.01; done; kill $!"
+        )
+        specs = [local.spec(script, stop_grace_s=30.0) for _ in range(10)]
+        guards = [int(local.backend.submit(spec).native_id.split(":")[2]) for spec in specs]
+        for spec, guard in zip(specs, guards, strict=True):
+            wait_for(lambda spec=spec: "ready" in local.output(spec.ref), what="the start")
+            os.kill(guard, signal.SIGINT)
+            wait_for(lambda spec=spec: "INT" in local.output(spec.ref), what="the signal")
+        Path(local.workdir, "go").touch()
+        for spec in specs:
+            assert local.wait_end(spec.ref).state is JobState.SUCCEEDED
+            assert local.output(spec.ref) == "ready\nINT\n"
+
+    def test_what_ignores_the_guards_end_is_ended_after_the_grace(self, local: LocalSite) -> None:
+        spec = local.spec("trap '' TERM; echo ready; sleep 60", stop_grace_s=0.5)
+        native_id = local.backend.submit(spec).native_id
+        wait_for(lambda: "ready" in local.output(spec.ref), what="the start")
+        os.kill(int(native_id.split(":")[2]), signal.SIGTERM)
+        assert local.wait_end(spec.ref).exit_code == 137
+        wait_for(lambda: not local.living(spec.ref), what="the guard's end")
+
     def test_a_full_bell_does_not_keep_a_job_from_ending(self, local: LocalSite) -> None:
         with Bell(local.bells) as bell:
             with suppress(BlockingIOError):
