@@ -14,6 +14,7 @@ from wlm_tasks.celery import WlmCelery, make_app
 from wlm_tasks.compute.fake import FakeBackend, FakeSite
 from wlm_tasks.config import load
 from wlm_tasks.control.duties import Duties
+from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Site
 from wlm_tasks.state.site_rows import SiteRow
 from wlm_tasks.tasks import gate
@@ -45,6 +46,11 @@ class Rig:
 
     def add(self, **fields: Any) -> str:
         return self.world.add(experiment(staging=False, **fields), sent=False)
+
+    def until(self, experiment_id: str, name: StepName) -> None:
+        """Let the steps before this one be done; the experiment's directory is there."""
+        self.world.until(experiment_id, name)
+        self.fake.workdirs.add(self.app.runtime.site("alpha").workdir(experiment_id))
 
     def work(self) -> int:
         """Control dispatches, and the worker takes each message once; returns how many."""

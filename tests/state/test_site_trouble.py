@@ -39,7 +39,7 @@ def test_all_wait_and_all_go_on_when_it_is_back(
     caplog.set_level(logging.WARNING)
     ids = [rig.add() for _ in range(12)]
     for one in ids:
-        rig.world.until(one, name)
+        rig.until(one, name)
     rig.world.sql("UPDATE steps SET sent_at = NULL")
     rig.fake.fail(method, *[error] * 50)
     assert rig.work() == 12
@@ -162,7 +162,7 @@ def test_a_limit_of_ours_is_no_sign_of_the_site(rig: Rig) -> None:
     rig.world.store.sites.counted("alpha", queued=0, running=99, foreign=99)
     object.__setattr__(rig.app.settings.sites["alpha"], "max_running", 5)
     other = rig.add()
-    rig.world.until(other, SUBMIT)
+    rig.until(other, SUBMIT)
     rig.world.sql("UPDATE sites SET probing = :e", e=other)
     rig.engine.work(other, SUBMIT, holder("m"))
     assert rig.world.step(other, SUBMIT).state is StepState.HELD
