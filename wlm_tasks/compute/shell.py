@@ -14,6 +14,7 @@ from what the script does.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shlex
@@ -76,36 +77,85 @@ class Shell(ABC):
 class Letter:
     """A script on its way to a bash."""
 
-    command: str  #: for the login shell, whichever it is: sh, csh, fish, ...
-    loader: str  #: for ``bash -c``
+    script: bytes
+    arguments: bytes  #: quoted
     stdin: bytes
-    mark: bytes
+    word: str  #: random; with it both ends of what the script writes are told
+
+    @property
+    def text(self) -> bytes:
+        """What a bash of its own runs."""
+        return b"set -- %s\nunset wlm_script\n%s\n%s" % (self.arguments, self.script, self._seal)
+
+    def part(self, known: set[str]) -> bytes:
+        """Return what a `READER` runs: the script as a function, unless it is among `known`."""
+        name = f"wlm_{hashlib.sha256(self.script).hexdigest()[:32]}"
+        function = b"" if name in known else b"%s() {\n%s\n}\n" % (name.encode(), self.script)
+        known.add(name)
+        call = b"(%s %s) < /dev/null\n" % (name.encode(), self.arguments)
+        return function + call + self._seal
+
+    def head(self, text: bytes) -> bytes:
+        """Return what a `READER` is to read before the text; it answers with `begun`."""
+        return f"{len(text)} {self.word}\n".encode()
+
+    @property
+    def _seal(self) -> bytes:
+        """At the end of a text, it tells that nothing is missing."""
+        return f"#wlm-{self.word}-".encode()
+
+    @property
+    def loader(self) -> str:
+        """For ``bash -c``: reads the text from standard input and runs it."""
+        size = f"wlm_size={len(self.text)} wlm_word={self.word};"
+        return f'{size} {_RECEIVE} eval "$wlm_script";; {_CUT_SHORT}'
+
+    @property
+    def command(self) -> str:
+        """For a login shell, whichever it is: sh, csh, fish, ..."""
+        return _BASH.format(self.loader)
+
+    @property
+    def begun(self) -> bytes:
+        """What stands in front of all that the script writes."""
+        return f"wlm-{self.word}-".encode()
+
+    @property
+    def ended(self) -> bytes:
+        """What a `READER` writes behind it, in front of the exit code and a semicolon."""
+        return f"wlm-{self.word}+".encode()
 
     def answer(self, code: int, out: bytes, err: bytes) -> Ran | None:
         """Return what the script itself wrote; None if the script was not begun."""
-        _noise, begun, said = out.partition(self.mark)
+        _noise, begun, said = out.partition(self.begun)
         if not begun:
             return None
-        return Ran(code, said, err.rpartition(self.mark)[2])
+        return Ran(code, said, err.rpartition(self.begun)[2])
+
+
+# Without backslash, single quote and exclamation mark: shells differ in what these mean in quotes.
+# The text is read as bytes, and by no process of its own: submissions are many.
+_BASH: Final = "exec bash --noprofile --norc -c '{}' wlm"
+_RECEIVE: Final = (
+    "printf %s wlm-$wlm_word-; printf %s wlm-$wlm_word- >&2;"
+    ' LC_ALL=C read -r -N $wlm_size wlm_script; case $wlm_script in *"#wlm-$wlm_word-")'
+)
+_CUT_SHORT: Final = "*) echo it was cut short on its way >&2; exit 75;; esac"
+#: for a login shell: a bash that runs the scripts of many letters, each in a process of its own
+READER: Final = _BASH.format(
+    "while read -r wlm_size wlm_word; do"
+    f' {_RECEIVE} eval "$wlm_script"; wlm_code=$?; printf %s "wlm-$wlm_word+$wlm_code;";'
+    f' printf %s "wlm-$wlm_word+$wlm_code;" >&2;; {_CUT_SHORT}; done'
+)
 
 
 def compose(script: str, arguments: Sequence[str] = (), stdin: bytes = b"") -> Letter:
     """Make the letter of a script; raises `ValueError` for NUL, which bash cannot hold."""
-    mark = f"wlm-{secrets.token_hex(8)}-"
-    words = " ".join(map(shlex.quote, arguments))
-    # the mark at its end tells that nothing is missing
-    text = os.fsencode(f"set -- {words}\nunset wlm_script\n{script}\n#{mark}")
-    if b"\0" in text:
+    words = os.fsencode(" ".join(map(shlex.quote, arguments)))
+    text = os.fsencode(script)
+    if b"\0" in text or b"\0" in words:
         raise ValueError("a script or its arguments with NUL")
-    # no backslash, single quote or exclamation mark: shells differ in what these mean in quotes
-    loader = (
-        # bytes, and no process of its own for them: submissions are many
-        f"printf %s {mark}; printf %s {mark} >&2; LC_ALL=C read -r -N {len(text)} wlm_script;"
-        f' case $wlm_script in *"#{mark}") eval "$wlm_script";;'
-        " *) echo it was cut short on its way >&2; exit 75;; esac"
-    )
-    command = f"exec bash --noprofile --norc -c '{loader}' wlm"
-    return Letter(command, loader, text + stdin, mark.encode())
+    return Letter(text, words, stdin, secrets.token_hex(8))
 
 
 class LocalShell(Shell):
@@ -128,7 +178,7 @@ class LocalShell(Shell):
                 words, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
             ) as process:
                 try:
-                    out, err = process.communicate(letter.stdin, timeout_s)
+                    out, err = process.communicate(letter.text + letter.stdin, timeout_s)
                 except BaseException:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)

@@ -31,7 +31,7 @@ ODD = [
 ]
 
 
-@pytest.fixture(params=["local", "ssh"])
+@pytest.fixture(params=["local", "ssh", "ssh, used before"])
 def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
     """Each kind of shell in turn."""
     if request.param == "local":
@@ -39,6 +39,8 @@ def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
         return
     server: PrivateSshd = request.getfixturevalue("sshd")
     shell = SshShell(address_of("test", server.options))
+    if request.param != "ssh":
+        assert shell.run("echo begun; exit 3").code == 3
     yield shell
     shell.close()
 
@@ -119,3 +121,17 @@ def test_used_by_many_threads(shell: Shell) -> None:
     for thread in threads:
         thread.join()
     assert sorted(int(text) for text in found) == list(range(24))
+
+
+def test_one_script_leaves_nothing_to_the_next(shell: Shell) -> None:
+    script = (
+        'cd /; umask 0; found=1; helper() { :; }; trap "echo trapped" EXIT; set -u; exec 9> "$1"'
+    )
+    assert shell.run(script, ["/dev/null"]).out == b"trapped\n"
+    look = 'echo "$PWD $(umask) ${found-none} $#"; hash helper || true; trap; echo "${none}"; : >&9'
+    ran = shell.run(look)
+    assert b"/ 0000" not in ran.out
+    assert b" none 0\n" in ran.out
+    assert b"trapped" not in ran.out
+    assert b"helper" in ran.err
+    assert b"9: Bad file descriptor" in ran.err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from unit.compute.sites import forked
 
 from services.fixtures import MakeSshd
 from services.ports import free_port, release_port
-from services.processes import wait_for
+from services.processes import children, wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.compute.ssh import connections
+from wlm_tasks.compute.ssh import readers as kept
 from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.compute.ssh.shell import SshShell
@@ -267,3 +270,65 @@ def test_a_command_that_goes_on_holds_no_channel(server: PrivateSshd, shell: Ssh
             shell.run("sleep 1", timeout_s=0.05)
     assert shell.run("echo on", timeout_s=10).out == b"on\n"
     wait_for(lambda: len(server.connections()) == 1, what="the end of the other connections")
+
+
+def readers(server: PrivateSshd) -> list[int]:
+    """The shells that are kept on the host."""
+    return [shell for connection in server.connections() for shell in children(connection)]
+
+
+def test_a_shell_is_kept_for_a_moment(
+    server: PrivateSshd, shell: SshShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = shell.run("echo $$").out
+    assert [shell.run("echo $$").out for _ in range(5)] == [first] * 5
+    monkeypatch.setattr(connections, "READER_WAIT_S", 0.05)
+    assert shell.run("echo $$").out == first
+    wait_for(lambda: not readers(server), what="its end")
+    assert shell.run("echo $$").out != first
+    assert server.logins() == 1
+
+
+def test_a_kept_shell_that_gets_old(shell: SshShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "AGE_S", 0.0)
+    assert shell.run("echo $$").out != shell.run("echo $$").out
+
+
+def test_a_kept_shell_that_was_killed(server: PrivateSshd, shell: SshShell) -> None:
+    for _ in range(5):
+        shell.run("true")
+        for pid in readers(server):
+            os.kill(pid, signal.SIGKILL)
+        assert shell.run("echo on").out == b"on\n"
+    assert server.logins() == 1
+
+
+def test_a_script_that_kills_its_shell(shell: SshShell) -> None:
+    shell.run("true")
+    ran = shell.run("echo so far; kill -9 $$; sleep 0.1")
+    assert (ran.code, ran.out) == (-9, b"so far\n")
+    assert shell.run("echo on").out == b"on\n"
+
+
+def test_a_connection_cut_while_a_shell_waits(server: PrivateSshd, shell: SshShell) -> None:
+    for number in range(10):
+        shell.run("true")
+        server.cut()
+        assert shell.run('echo "$1"', [str(number)]).out == f"{number}\n".encode()
+
+
+def test_kept_shells_leave_room_for_files(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    server = make_sshd(max_sessions=connections.CHANNELS)
+    shell = shell_of(server)
+    with ThreadPoolExecutor(connections.CHANNELS) as pool:
+        list(pool.map(lambda _: shell.run("sleep 0.2"), range(connections.CHANNELS)))
+    assert len(readers(server)) == connections.CHANNELS
+    assert shell.run("cat", stdin=b"x").out == b"x"  # what has an input has a channel of its own
+    assert len(readers(server)) < connections.CHANNELS
+    shell.close()
+
+
+def test_what_a_script_writes_is_not_mistaken_for_its_end(shell: SshShell) -> None:
+    for _ in range(2):
+        ran = shell.run("printf wlm-0123456789abcdef+0\\;; printf 0\\; >&2; exit 4")
+        assert (ran.code, ran.out, ran.err) == (4, b"wlm-0123456789abcdef+0;", b"0;")

@@ -153,6 +153,7 @@ def test_a_small_environment_and_usual_signals(own: SshSite) -> None:
     (own.server.home / ".bashrc").write_text(
         "export SECRET=1 TMPDIR=/var/tmp\ntrap '' TERM PIPE\nulimit -c 0\n"
     )
+    own.backend.close()  # what was started before knows nothing of it
     spec = own.spec("env; grep SigIgn /proc/self/status; kill -TERM $$; echo not reached")
     own.backend.submit(spec)
     assert own.wait_end(spec.ref).reason.startswith("signal: it was ended by SIGTERM")
@@ -198,7 +199,10 @@ SHELLS = ["sh", "dash", "bash", "zsh", "ksh", "csh", "tcsh", "fish"]
 def test_whatever_the_login_shell_is(shell: str) -> None:
     letter = compose('printf "%s|" "$@"; cat', ["a b", "it's", "\\!"], b"\0in")
     done = subprocess.run(
-        [shell, "-c", letter.command], input=letter.stdin, capture_output=True, check=False
+        [shell, "-c", letter.command],
+        input=letter.text + letter.stdin,
+        capture_output=True,
+        check=False,
     )
     ran = letter.answer(done.returncode, done.stdout, done.stderr)
     assert ran is not None
@@ -209,7 +213,7 @@ def test_whatever_the_login_shell_is(shell: str) -> None:
 def test_a_script_that_is_cut_short_is_not_run(keep: int, tmp_path: Path) -> None:
     letter = compose('touch "$1"', [str(tmp_path / "ran")])
     done = subprocess.run(
-        ["bash", "-c", letter.loader], input=letter.stdin[:keep], capture_output=True, check=False
+        ["bash", "-c", letter.loader], input=letter.text[:keep], capture_output=True, check=False
     )
     ran = letter.answer(done.returncode, done.stdout, done.stderr)
     assert ran is not None

@@ -20,6 +20,7 @@ import asyncssh
 
 from wlm_tasks.compute.ssh.address import Address
 from wlm_tasks.compute.ssh.faults import FOREIGN, LOGGING_IN, translated
+from wlm_tasks.compute.ssh.readers import Reader
 from wlm_tasks.errors import SiteAuthError, SiteOverloadedError, WlmError
 
 #: most channels at a time on one connection: OpenSSH's MaxSessions is 10 unless it is set
@@ -29,6 +30,8 @@ _CONNECT_S: Final = 20.0
 _LOGIN_S: Final = 40.0
 #: longest wait for a free channel, in seconds
 _CHANNEL_WAIT_S: Final = 120.0
+#: seconds for which a reader waits for its next script
+READER_WAIT_S: Final = 5.0
 #: a silent connection is asked after so many seconds, and given up after so many questions
 _KEEPALIVE_S: Final = 15.0
 _KEEPALIVES: Final = 3
@@ -59,10 +62,13 @@ class Line:
         self._channels = asyncio.Semaphore(CHANNELS)
         self._opening: asyncio.Task[asyncssh.SSHClientConnection] | None = None
         self._users: Counter[asyncssh.SSHClientConnection] = Counter()
+        self._readers: dict[Reader, asyncio.TimerHandle] = {}  # those that wait; newest last
 
     @asynccontextmanager
-    async def channel(self) -> AsyncIterator[asyncssh.SSHClientConnection]:
-        """Give the connection with a right to one channel."""
+    async def channel(
+        self, *, for_reader: bool = False
+    ) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        """Give the connection with a right to one channel, or to one that a reader has."""
         try:
             await asyncio.wait_for(self._channels.acquire(), _CHANNEL_WAIT_S)
         except TimeoutError as error:
@@ -72,6 +78,7 @@ class Line:
         try:
             connection = await self.connection()
             self._users[connection] += 1
+            self._make_room(for_reader=for_reader)
             try:
                 yield connection
             finally:
@@ -79,6 +86,38 @@ class Line:
                 self._close_if_idle(connection)
         finally:
             self._channels.release()
+
+    def _make_room(self, *, for_reader: bool) -> None:
+        """End a reader that waits if its channel is one too many."""
+        count = sum(self._users.values()) + len(self._readers)
+        if count > CHANNELS and self._readers and not for_reader:
+            self._end_reader(next(iter(self._readers)))
+
+    def take_reader(self, connection: asyncssh.SSHClientConnection) -> Reader | None:
+        """Return the reader that has waited least, None if none waits."""
+        while self._readers and connection is self._current():
+            reader, timer = self._readers.popitem()
+            timer.cancel()
+            if reader.is_usable:
+                return reader
+            reader.close()
+        return None
+
+    def keep_reader(self, connection: asyncssh.SSHClientConnection, reader: Reader) -> None:
+        """Let a reader wait a moment for its next script, or end it if it can have none."""
+        if connection is not self._current() or not reader.is_usable:
+            reader.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._readers[reader] = loop.call_later(READER_WAIT_S, self._end_reader, reader)
+
+    def _end_reader(self, reader: Reader) -> None:
+        self._readers.pop(reader).cancel()
+        reader.close()
+
+    def _end_readers(self) -> None:
+        for reader in list(self._readers):
+            self._end_reader(reader)
 
     def retire(self, connection: asyncssh.SSHClientConnection) -> None:
         """Let others use a new connection from now on.
@@ -88,6 +127,7 @@ class Line:
         """
         if connection is self._current():
             self._opening = None
+            self._end_readers()
 
     def _current(self) -> asyncssh.SSHClientConnection | None:
         task = self._opening
@@ -145,6 +185,7 @@ class Line:
         task, self._opening = self._opening, None
         if task is None:
             return
+        self._end_readers()
         with suppress(*FOREIGN, WlmError, asyncio.CancelledError):
             connection = await task
             connection.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, TypeVar
 
 import asyncssh
@@ -14,6 +14,7 @@ from wlm_tasks.compute.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
 from wlm_tasks.compute.ssh.address import Address
 from wlm_tasks.compute.ssh.connections import Line, connections
 from wlm_tasks.compute.ssh.faults import FOREIGN, translated
+from wlm_tasks.compute.ssh.readers import Reader, exit_code
 from wlm_tasks.errors import (
     CommandGivenUpError,
     SiteTroubleError,
@@ -46,11 +47,13 @@ class SshShell(Shell):
     ) -> Ran:
         """Run the script in a bash started by the user's login shell."""
         letter = compose(script, arguments, stdin)
+        if stdin:
 
-        async def deliver(connection: asyncssh.SSHClientConnection) -> Ran:
-            return await self._deliver(connection, letter, timeout_s)
+            async def deliver(connection: asyncssh.SSHClientConnection) -> Ran:
+                return await self._deliver(connection, letter, timeout_s)
 
-        return self.use(deliver)
+            return self.use(deliver)
+        return self._anew(partial(self._read_out, letter, timeout_s))
 
     def use(self, work: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]]) -> _T:
         """Do `work` with one channel of the connection, on the thread that keeps connections.
@@ -58,34 +61,68 @@ class SshShell(Shell):
         It is done again with a new connection if it raises `ChannelGoneError`: an old one may
         have broken while nobody looked.
         """
+
+        async def with_channel(line: Line) -> _T:
+            async with line.channel() as connection:
+                return await self._watched(line, connection, work)
+
+        return self._anew(with_channel)
+
+    def _anew(self, once: Callable[[Line], Awaitable[_T]]) -> _T:
+        """Do it on the loop, and again on a new connection after a `ChannelGoneError`."""
         kept = connections()
 
-        async def anew() -> _T:
+        async def twice() -> _T:
             line = kept.line(self.address)
             try:
-                return await self._once(line, work)
+                return await once(line)
             except ChannelGoneError:
                 with translated(self.address, "opening a channel"):
                     try:
-                        return await self._once(line, work)
+                        return await once(line)
                     except ChannelGoneError as error:
                         raise error.args[0] from error
 
-        return kept.wait(anew())
+        return kept.wait(twice())
 
-    async def _once(
-        self, line: Line, work: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]]
+    async def _watched(
+        self,
+        line: Line,
+        connection: asyncssh.SSHClientConnection,
+        work: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]],
     ) -> _T:
-        async with line.channel() as connection:
+        try:
+            with translated(self.address, "running a command"):
+                return await work(connection)
+        except ChannelGoneError:
+            connection.abort()
+            raise
+        except CommandGivenUpError:
+            line.retire(connection)
+            raise
+
+    async def _read_out(self, letter: Letter, timeout_s: float, line: Line) -> Ran:
+        """Give the letter to a reader that waits, or else to a new one."""
+
+        async def read(connection: asyncssh.SSHClientConnection) -> Ran | None:
+            waiting = line.take_reader(connection)
+            reader = waiting
+            if reader is None:
+                reader = await open_channel(connection, partial(Reader.start, connection))
             try:
-                with translated(self.address, "running a command"):
-                    return await work(connection)
-            except ChannelGoneError:
-                connection.abort()
-                raise
-            except CommandGivenUpError:
-                line.retire(connection)
-                raise
+                async with self._in_time(timeout_s):
+                    if waiting and not await waiting.heeds(letter):
+                        return None
+                    code, out, err = await reader.run(letter)
+            finally:
+                line.keep_reader(connection, reader)
+            return self._answer(letter, code, out, err)
+
+        while True:
+            async with line.channel(for_reader=True) as connection:
+                ran = await self._watched(line, connection, read)
+            if ran is not None:
+                return ran
 
     def close(self) -> None:
         """End the connection."""
@@ -99,18 +136,24 @@ class SshShell(Shell):
             connection, lambda: connection.create_process(letter.command, encoding=None)
         )
         try:
-            async with asyncio.timeout(timeout_s):
-                out, err = await process.communicate(letter.stdin)
-        except TimeoutError as error:
-            raise CommandGivenUpError(
-                f"{self.address}: a command did not end within {timeout_s:g} s"
-            ) from error
+            async with self._in_time(timeout_s):
+                out, err = await process.communicate(letter.text + letter.stdin)
         finally:
             # after a full end nothing is left of it, and this does nothing
             with suppress(*FOREIGN):
                 process.kill()
             process.close()
-        return self._answer(letter, _code(process), bytes(out or b""), bytes(err or b""))
+        return self._answer(letter, exit_code(process), bytes(out or b""), bytes(err or b""))
+
+    @asynccontextmanager
+    async def _in_time(self, timeout_s: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError as error:
+            raise CommandGivenUpError(
+                f"{self.address}: a command did not end within {timeout_s:g} s"
+            ) from error
 
     def _answer(self, letter: Letter, code: int | None, out: bytes, err: bytes) -> Ran:
         if code is None:
@@ -150,12 +193,3 @@ async def open_channel(
                 raise
         await asyncio.sleep(pause)
         pause *= 2
-
-
-def _code(process: asyncssh.SSHClientProcess[bytes]) -> int | None:
-    """Return exit status, or minus the signal's number; None if the connection broke."""
-    if process.exit_signal is not None:
-        name = process.exit_signal[0]
-        number = getattr(signal, f"SIG{name}", None)
-        return -int(number) if number is not None else 255
-    return process.exit_status
