@@ -9,6 +9,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from services.processes import wait_for
 from wlm_tasks.bell import Bell
 from wlm_tasks.compute import local as module
 from wlm_tasks.compute import processes, stopping
-from wlm_tasks.compute.base import JobState
+from wlm_tasks.compute.base import JobRef, JobState
 
 TENACIOUS = "trap '' TERM\nwhile :; do sleep 0.05; done"
 
@@ -45,6 +46,10 @@ def test_the_files_of_an_attempt(local: LocalSite) -> None:
     assert record["code"] == 0
     assert record["reason"] == "exit"
     assert time.time() - 60 < record["start"] <= record["end"] <= time.time()
+
+
+def _says(local: LocalSite, ref: JobRef, text: str) -> bool:
+    return text in local.output(ref)
 
 
 class TestEnvironment:
@@ -227,9 +232,10 @@ class TestEnd:
         specs = [local.spec(script, stop_grace_s=30.0) for _ in range(10)]
         guards = [int(local.backend.submit(spec).native_id.split(":")[2]) for spec in specs]
         for spec, guard in zip(specs, guards, strict=True):
-            wait_for(lambda spec=spec: "ready" in local.output(spec.ref), what="the start")
+            says = partial(_says, local, spec.ref)
+            wait_for(partial(says, "ready"), what="the start")
             os.kill(guard, signal.SIGINT)
-            wait_for(lambda spec=spec: "INT" in local.output(spec.ref), what="the signal")
+            wait_for(partial(says, "INT"), what="the signal")
         Path(local.workdir, "go").touch()
         for spec in specs:
             assert local.wait_end(spec.ref).state is JobState.SUCCEEDED
