@@ -1,7 +1,8 @@
 """Submissions to Slurm over one SSH connection beside bare ``sbatch``; the cost of a poll.
 
 Both sides have one connection of asyncssh to the same private sshd and hand the same job with the
-same options to the same private Slurm, in turns; none of the jobs starts meanwhile. A poll asks for
+same options to the same private Slurm, in turns; none of the jobs starts meanwhile. The directories
+are made before: that is the step ``setup``, an earlier one than ``submit``. A poll asks for
 all jobs of the site; what counts is the CPU time of our process, with all its threads.
 """
 
@@ -41,8 +42,8 @@ WARM: Final = 8
 CHANNELS: Final = (1, 8)
 #: asked for: at least this part of what bare sbatch does
 RATIO: Final = 0.7
-#: submits so many jobs, so many at a time
-Submit = Callable[[int, int], None]
+#: submits jobs, so many at a time
+Submit = Callable[[Sequence[JobSpec], int], None]
 #: asked for: at most so many milliseconds of CPU a poll, 5 % of a core every 10 s
 POLL_MS: Final = 500.0
 
@@ -101,25 +102,23 @@ class BareSbatch:
     """``sbatch`` with the job on its standard input, over a connection of its own."""
 
     def __init__(self, stand: Cluster) -> None:
-        self._stand = stand
         self._runner = asyncio.Runner()
         login = stand.login
         self._connection = self._runner.run(
             _connect(login.host, login.port, login.user, login.key_file, login.known_hosts)
         )
 
-    def submit(self, count: int, channels: int) -> None:
-        """Submit so many jobs, some at a time."""
-        self._runner.run(self._submit(count, channels))
+    def submit(self, jobs: Sequence[JobSpec], channels: int) -> None:
+        """Submit jobs, some at a time."""
+        self._runner.run(self._submit(jobs, channels))
 
-    async def _submit(self, count: int, channels: int) -> None:
+    async def _submit(self, jobs: Sequence[JobSpec], channels: int) -> None:
         places = asyncio.Semaphore(channels)
         async with asyncio.TaskGroup() as group:
-            for _ in range(count):
-                group.create_task(self._one(places))
+            for spec in jobs:
+                group.create_task(self._one(spec, places))
 
-    async def _one(self, places: asyncio.Semaphore) -> None:
-        spec = self._stand.job()
+    async def _one(self, spec: JobSpec, places: asyncio.Semaphore) -> None:
         words = ["sbatch", "--parsable", *options(spec, {})]
         script = render(spec, bells=None)
         async with places:
@@ -141,9 +140,8 @@ async def _connect(
     )
 
 
-def submit_ours(stand: Cluster, backend: SlurmBackend, count: int, channels: int) -> None:
-    """Submit so many jobs through the backend, some at a time."""
-    jobs = [stand.job() for _ in range(count)]
+def submit_ours(backend: SlurmBackend, jobs: Sequence[JobSpec], channels: int) -> None:
+    """Submit jobs through the backend, some at a time."""
     with ThreadPoolExecutor(channels) as pool:
         for submitted in pool.map(backend.submit, jobs):
             if not submitted.native_id.isdecimal():
@@ -175,24 +173,35 @@ class Round:
 def measure(stand: Cluster, count: int, rounds: int) -> Iterator[Round]:
     """Let both sides submit in turns, the one that goes first changing."""
     bare, ours = BareSbatch(stand), stand.backend()
-    sides: dict[str, Submit] = {"bare": bare.submit, "ours": partial(submit_ours, stand, ours)}
+    sides: dict[str, Submit] = {"bare": bare.submit, "ours": partial(submit_ours, ours)}
     for submit in sides.values():
-        submit(WARM, max(CHANNELS))
+        submit(_jobs(stand, ours, WARM), max(CHANNELS))
     for number in range(rounds):
         order = list(sides) if number % 2 == 0 else list(reversed(sides))
         for channels in CHANNELS:
-            done = {name: _side(stand, sides[name], count, channels) for name in order}
+            done = {
+                name: _side(stand, sides[name], _jobs(stand, ours, count), channels)
+                for name in order
+            }
             yield Round(channels, **done)
     bare.close()
     ours.close()
 
 
-def _side(stand: Cluster, submit: Submit, count: int, channels: int) -> Side:
+def _jobs(stand: Cluster, backend: SlurmBackend, count: int) -> list[JobSpec]:
+    """So many jobs, with their directories."""
+    jobs = [stand.job() for _ in range(count)]
+    for job in jobs:
+        backend.prepare(job.ref.workdir, job.ref.token)
+    return jobs
+
+
+def _side(stand: Cluster, submit: Submit, jobs: Sequence[JobSpec], channels: int) -> Side:
     login = [stand.login.process.pid]
     start, before = time.perf_counter(), cpu_s(login)
-    submit(count, channels)
+    submit(jobs, channels)
     passed = time.perf_counter() - start
-    return Side(count / passed, 1000 * (cpu_s(login) - before) / count)
+    return Side(len(jobs) / passed, 1000 * (cpu_s(login) - before) / len(jobs))
 
 
 @dataclass(frozen=True)

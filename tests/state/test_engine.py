@@ -75,9 +75,9 @@ def test_lost_connections_are_no_death_of_the_worker(
             )
         admin.dispose()
 
-    def cut_and_prepare(workdir: str) -> None:
+    def cut_and_prepare(workdir: str, token: str) -> None:
         cut()
-        prepare(workdir)
+        prepare(workdir, token)
 
     def cut_and_submit(spec: JobSpec) -> Submitted:
         cut()

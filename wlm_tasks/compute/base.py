@@ -119,8 +119,12 @@ class ComputeBackend(ABC):
     """
 
     @abstractmethod
-    def prepare(self, workdir: str) -> None:
-        """Make the experiment's directory (mode 0700) and check that it can be written."""
+    def prepare(self, workdir: str, token: str | None = None) -> None:
+        """Make the experiment's directory (mode 0700) and check that it can be written.
+
+        `token` is that of the first job to come: where it saves a command on a login host, the
+        directory of its attempt is made, too.
+        """
 
     @abstractmethod
     def submit(self, spec: JobSpec) -> Submitted:

@@ -156,7 +156,7 @@ class FakeBackend(ComputeBackend):
         self._scratch = scratch
         self._bells = bells
 
-    def prepare(self, workdir: str) -> None:
+    def prepare(self, workdir: str, token: str | None = None) -> None:  # noqa: ARG002
         """Note the directory."""
         with self.site.lock:
             self.site.call("prepare", "")
@@ -246,7 +246,7 @@ class NoopBackend(ComputeBackend):
         self.name = name
         self._done = JobStatus(state=JobState.SUCCEEDED, exit_code=0)
 
-    def prepare(self, workdir: str) -> None:
+    def prepare(self, workdir: str, token: str | None = None) -> None:
         """Do nothing."""
 
     def submit(self, spec: JobSpec) -> Submitted:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-TEMPLATE: Final = r"""#!/bin/bash
+#: what differs from job to job
+HEAD: Final = r"""#!/bin/bash
 # The guard of one job, made by wlm_tasks. Arguments, if the caller knows them: the pid namespace;
 # the file that is locked as long as an inherited descriptor of it is open, as DEVICE:INODE.
 # The names of variables begin with wlm_, since some may be exported where this is started.
@@ -29,6 +30,10 @@ variables() {
   :
 @VARIABLES@
 }
+"""
+
+#: what does not; sites that are far get it once for many jobs
+BODY: Final = r"""
 now() {
   wlm_stamp=${EPOCHREALTIME:-$(date +%s.%N)}
   wlm_stamp=${wlm_stamp/,/.}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from wlm_tasks.compute.base import JobSpec
-from wlm_tasks.compute.guard import TEMPLATE
+from wlm_tasks.compute.guard import BODY, HEAD
 from wlm_tasks.errors import JobRejectedError
 from wlm_tasks.model.checks import show
 
@@ -32,6 +32,11 @@ _OWN_NAMES: Final = re.compile(
 
 def render(spec: JobSpec, *, bells: str | None) -> str:
     """Return the text of ``job.sh``; raises `JobRejectedError` for what bash could not run."""
+    return head(spec, bells=bells) + BODY
+
+
+def head(spec: JobSpec, *, bells: str | None) -> str:
+    """Return what of the text is the job's own; behind it belongs the guard's `BODY`."""
     check(spec)
     ref = spec.ref
     walltime_s = max(0.01, spec.resources.walltime_s)
@@ -53,7 +58,7 @@ def render(spec: JobSpec, *, bells: str | None) -> str:
         ),
     }
     # one pass: what a value holds is never taken for a name
-    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], TEMPLATE)
+    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], HEAD)
 
 
 def environment(spec: JobSpec) -> dict[str, str]:

@@ -105,7 +105,7 @@ class LocalBackend(ComputeBackend):
         self._bells = bells
 
     @translated
-    def prepare(self, workdir: str) -> None:
+    def prepare(self, workdir: str, token: str | None = None) -> None:  # noqa: ARG002
         """Make the experiment's directory, check that it takes files and hard links."""
         self.check_inside(workdir)
         path = Path(workdir)

@@ -108,11 +108,11 @@ markers() {  # INDEX ATTEMPT: `claimed` is the claim's text, `over` that of the 
 }
 """
 _PREPARE: Final = r"""
-workdir=$1 scratch=$2 probe=$3
-shift 3
+workdir=$1 scratch=$2 probe=$3 attempt=$4
+shift 4
 need realpath ln "$@"
 need_inside "$workdir" "$scratch"
-mkdir -p -m 700 -- "$workdir" && chmod 700 -- "$workdir" || exit
+mkdir -p -- "$attempt" && chmod 700 -- "$workdir" || exit
 trap 'rm -f -- "$probe" "$probe-link"' EXIT
 printf '%4096s' '' > "$probe" && ln -T -- "$probe" "$probe-link" || exit
 """
@@ -198,8 +198,12 @@ class SiteFiles:
             raise failure(ran, about)
         return ran.out
 
-    def prepare(self, workdir: str, tools: Sequence[str] = TOOLS) -> None:
+    def prepare(
+        self, workdir: str, tools: Sequence[str] = TOOLS, *, token: str | None = None
+    ) -> None:
         """Make the directory (mode 0700), check that it takes files and hard links.
+
+        With `token` there is a directory of that job's attempt in it, too.
 
         Raises `JobRejectedError` if it is not below scratch, by its text or by where links lead,
         or cannot be written, `BackendUnavailableError` for what passes: a full disk, a missing
@@ -207,7 +211,11 @@ class SiteFiles:
         """
         self.check(workdir)
         probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"
-        self.run(_PREPARE, [workdir, self.scratch, probe, *tools], about=workdir)
+        attempt = workdir
+        if token is not None:
+            check_token(token)
+            attempt = JobRef(token=token, workdir=workdir).attempt_dir
+        self.run(_PREPARE, [workdir, self.scratch, probe, attempt, *tools], about=workdir)
 
     def discard(self, workdir: str) -> bool:
         """Remove the directory and what is in it; always True."""

@@ -20,7 +20,7 @@ from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, Holder
-from wlm_tasks.state.intents import Held, Intent
+from wlm_tasks.state.intents import Held, Intent, job_token
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
@@ -91,7 +91,7 @@ class Work:
 
 def setup(work: Work) -> Outcome:
     """Make the experiment's directory."""
-    work.site.backend.prepare(work.workdir)
+    work.site.backend.prepare(work.workdir, job_token(work.claim.experiment_id, 1))
     return Done()
 
 

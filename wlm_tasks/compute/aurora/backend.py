@@ -80,9 +80,9 @@ class AuroraBackend(ComputeBackend):
         self._bells = bells
         self._patience = patience or Patience(deadline_s=connect_s + read_s)
 
-    def prepare(self, workdir: str) -> None:
+    def prepare(self, workdir: str, token: str | None = None) -> None:
         """Make the experiment's directory, check that it takes files and hard links."""
-        self._files.prepare(workdir)
+        self._files.prepare(workdir, token)
 
     @translated
     def submit(self, spec: JobSpec) -> Submitted:

@@ -20,7 +20,7 @@ from wlm_tasks.compute.base import (
     SiteStore,
     Submitted,
 )
-from wlm_tasks.compute.job_script import render, stop_signal
+from wlm_tasks.compute.job_script import head, stop_signal
 from wlm_tasks.compute.reaching import reach
 from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
 from wlm_tasks.compute.shell import Ran, Shell
@@ -78,9 +78,9 @@ class SlurmBackend(ComputeBackend):
         # of another host nobody here would hear them
         self._bells = None if self._address else bells
 
-    def prepare(self, workdir: str) -> None:
-        """Make the experiment's directory, check that it takes files and hard links."""
-        self._files.prepare(workdir, _TOOLS)
+    def prepare(self, workdir: str, token: str | None = None) -> None:
+        """Make both directories, check that that of the experiment takes files and hard links."""
+        self._files.prepare(workdir, _TOOLS, token=token)
 
     def submit(self, spec: JobSpec) -> Submitted:
         """Hand the job to Slurm unless that was done before, or may have been.
@@ -91,9 +91,9 @@ class SlurmBackend(ComputeBackend):
         ref = spec.ref
         self._files.check(ref.workdir)
         check_token(ref.token)
-        text = render(spec, bells=self._bells)
+        own = head(spec, bells=self._bells)
         word = secrets.token_hex(8)
-        arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, text, _ENDED]
+        arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, own, _ENDED]
         ran = self._run(
             scripts.SUBMIT, [*arguments, *options(spec, self._settings)], about=ref.workdir
         )

@@ -17,7 +17,10 @@ slurm.log  what Slurm itself has to say about the job
 
 from __future__ import annotations
 
+import shlex
 from typing import Final
+
+from wlm_tasks.compute.guard import BODY
 
 #: functions of all of them
 _COMMON: Final = r"""
@@ -81,14 +84,16 @@ take_claim() {  # so that nothing ever runs: as the guard does it, with a pid th
 }
 """
 
-#: arguments: WORKDIR SCRATCH TOKEN WORD PAYLOAD JOB ENDED OPTION...; ENDED is "|A|B|"
+#: arguments: WORKDIR SCRATCH TOKEN WORD PAYLOAD HEAD ENDED OPTION...; HEAD is that of the job's
+#: script, ENDED is "|A|B|"
 SUBMIT: Final = (
     _COMMON
+    + f"guard={shlex.quote(BODY)}"
     + r"""
-token=$3 word=$4 payload=$5 script=$6 ended=$7
+token=$3 word=$4 payload=$5 head=$6 ended=$7
 cd -P -- "$2" && root=$PWD && cd -P -- "$1" || exit 1
 [[ $PWD == "${root%/}"/?* ]] || exit 65
-[ -d ".wlm/$token" ] || mkdir -p -m 700 -- ".wlm/$token" || exit
+[ -d ".wlm/$token" ] || mkdir -- ".wlm/$token" 2> /dev/null || mkdir -p -- ".wlm/$token" || exit
 cd -- ".wlm/$token" || exit
 shift 7
 lock
@@ -126,7 +131,7 @@ if [ -e intent ]; then
   ((missing > settle)) || answer undecided "$settle"
   rm -f absent
 fi
-printf '%s\n' "$payload" > payload.sh && printf '%s' "$script" > job.sh || exit 1
+printf '%s\n' "$payload" > payload.sh && printf '%s' "$head$guard" > job.sh || exit 1
 : point written
 printf '%s\n' "$word" > intent || exit 1
 : point intended

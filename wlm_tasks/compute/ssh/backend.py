@@ -15,7 +15,7 @@ from wlm_tasks.compute.base import (
     JobStatus,
     Submitted,
 )
-from wlm_tasks.compute.job_script import render, stop_signal
+from wlm_tasks.compute.job_script import head, stop_signal
 from wlm_tasks.compute.remote import SiteFiles, parse
 from wlm_tasks.compute.ssh import scripts
 from wlm_tasks.compute.ssh.address import address_of
@@ -51,9 +51,9 @@ class SshBackend(ComputeBackend):
         self._shell = SshShell(self._address)
         self._files = SiteFiles(self._shell, scratch)
 
-    def prepare(self, workdir: str) -> None:
-        """Make the experiment's directory, check that it takes files and hard links."""
-        self._files.prepare(workdir, _TOOLS)
+    def prepare(self, workdir: str, token: str | None = None) -> None:
+        """Make both directories, check that that of the experiment takes files and hard links."""
+        self._files.prepare(workdir, _TOOLS, token=token)
 
     def discard(self, workdir: str) -> bool:
         """Remove the directory and what is in it."""
@@ -69,11 +69,11 @@ class SshBackend(ComputeBackend):
                 f"resources.nodes: got {spec.resources.nodes}, expected 1 on a site without"
                 " a scheduler"
             )
-        job = render(spec, bells=None)
+        own = head(spec, bells=None)
         waits = [str(LOCK_WAIT_S), str(CLAIM_WAIT_S)]
         out = self._files.run(
             scripts.SUBMIT,
-            [*self._of(ref), ref.token, *waits, f"{spec.script}\n", job],
+            [*self._of(ref), ref.token, *waits, f"{spec.script}\n", own],
             about=ref.attempt_dir,
             timeout_s=LOCK_WAIT_S + CLAIM_WAIT_S + 30.0,
         )

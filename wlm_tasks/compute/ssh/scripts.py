@@ -7,7 +7,10 @@ is in `wlm_tasks.compute.ssh.judging`.
 
 from __future__ import annotations
 
+import shlex
 from typing import Final
+
+from wlm_tasks.compute.guard import BODY
 
 _FUNCTIONS: Final = r"""
 locked() {  # ATTEMPT SECONDS: makes the directory and holds its lock as descriptor 63
@@ -61,8 +64,10 @@ lock_of() {  # INDEX ATTEMPT: whether anything of the job holds its lock, and wh
 } 2> /dev/null
 """
 
-_SUBMIT: Final = r"""
-scratch=$1 workdir=$2 attempt=$3 token=$4 lock_wait=$5 claim_wait=$6 payload=$7 job=$8
+_SUBMIT: Final = (
+    f"guard={shlex.quote(BODY)}"
+    + r"""
+scratch=$1 workdir=$2 attempt=$3 token=$4 lock_wait=$5 claim_wait=$6 payload=$7 head=$8
 need flock setsid timeout realpath ln
 need_inside "$workdir" "$scratch"
 cd -- "$workdir" || exit 1
@@ -89,7 +94,7 @@ start() {
 }
 if [ ! -e "$attempt/started" ] && [ ! -L "$attempt/started" ]; then
   put payload.sh "$payload"
-  put job.sh "$job"
+  put job.sh "$head$guard"
   start
   SECONDS=0
   until [ -e "$attempt/started" ]; do
@@ -103,6 +108,7 @@ fi
 marker 0 started "$attempt/started"
 exit 0
 """
+)
 
 # a guard that is gone without an exit record is looked for twice, since a process in the middle of
 # exec(2) has no environment for a moment; the record is looked for again after that
