@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Protocol
 
 import pytest
 
-from services import GUARDIAN, require_service
+from services import GUARDIAN, require, require_service
+from services.accounting import PrivateAccounting
 from services.aurora import PrivateAurora
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
@@ -186,7 +188,11 @@ class MakeSlurm(Protocol):
     """Type of the fixture `make_slurm`."""
 
     def __call__(
-        self, *, nodes: int = 1, settings: Mapping[str, object] | None = None
+        self,
+        *,
+        nodes: int = 1,
+        settings: Mapping[str, object] | None = None,
+        accounting: bool = False,
     ) -> PrivateSlurm: ...
 
 
@@ -196,9 +202,18 @@ def make_slurm(session_dir: Path) -> Iterator[MakeSlurm]:
     require_service("Slurm", PrivateSlurm.available())
     with ExitStack() as stack:
 
-        def make(*, nodes: int = 1, settings: Mapping[str, object] | None = None) -> PrivateSlurm:
+        def make(
+            *,
+            nodes: int = 1,
+            settings: Mapping[str, object] | None = None,
+            accounting: bool = False,
+        ) -> PrivateSlurm:
+            if accounting:
+                require_service("slurmdbd and MariaDB", PrivateAccounting.available())
             directory = _another(session_dir, "slurm")
-            return stack.enter_context(PrivateSlurm(directory, nodes=nodes, settings=settings))
+            return stack.enter_context(
+                PrivateSlurm(directory, nodes=nodes, settings=settings, accounting=accounting)
+            )
 
         yield make
 
@@ -243,3 +258,15 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     yield start
     for process in reversed(started):
         process.stop(timeout=5.0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; needs root and the right to mount."""
+    place = tmp_path / "small"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
+    require(mounted, "cannot mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

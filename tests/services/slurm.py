@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from services.accounting import PrivateAccounting
 from services.ports import free_port, release_port
 from services.processes import Process, wait_for
 from services.service import Service
 
 _SBIN: Final = Path("/usr/sbin")
 _PROGRAMS: Final = tuple(_SBIN / name for name in ("munged", "slurmctld", "slurmd"))
+_CLUSTER: Final = "wlmtest"
+#: where accounting is on
+ACCOUNT: Final = "science"
 #: longest path of a unix socket
 _SOCKET_LIMIT: Final = 107
 
@@ -27,16 +31,25 @@ class PrivateSlurm(Service):
 
     `settings` go into slurm.conf beside the usual ones or in place of them. Clients find it by
     `environ`. What was measured of its ways: the controller saves its state up to 5 s late.
+    With `accounting` it has a slurmdbd, which knows the user in the account `ACCOUNT` only.
     """
 
     def __init__(
-        self, directory: Path, *, nodes: int = 2, settings: Mapping[str, object] | None = None
+        self,
+        directory: Path,
+        *,
+        nodes: int = 2,
+        settings: Mapping[str, object] | None = None,
+        accounting: bool = False,
     ) -> None:
         self.directory = directory
         self.conf = directory / "slurm.conf"
         self._nodes = [f"wn{number + 1}" for number in range(nodes)]
         self._settings = dict(settings or {})
         self._ports = [free_port() for _ in range(nodes + 1)]
+        self._accounting = (
+            PrivateAccounting(directory / "accounting", self._munge_socket) if accounting else None
+        )
         self._munged: Process | None = None
         self._controller: Process | None = None
         self._slurmds: dict[str, Process] = {}
@@ -58,13 +71,25 @@ class PrivateSlurm(Service):
             raise RuntimeError("this Slurm was not started")
         return self._controller
 
+    @property
+    def accounting(self) -> PrivateAccounting:
+        """Its slurmdbd."""
+        if self._accounting is None:
+            raise RuntimeError("this Slurm has no accounting")
+        return self._accounting
+
     def start(self, timeout: float = 60.0) -> None:
         """Start it and wait until all nodes take jobs."""
         for name in ("state", "spool", "log", "munge"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o755)
         self._start_munged()
+        if self._accounting is not None:
+            self._accounting.start()
+            self._settings = self._accounting.settings | self._settings
         self.conf.write_text(self._configuration())
+        if self._accounting is not None:
+            self._enrol()
         self.start_controller()
         for name in self._nodes:
             self.start_node(name)
@@ -78,6 +103,8 @@ class PrivateSlurm(Service):
             if process is not None:
                 process.send(signal.SIGCONT)
                 process.stop(0.0)
+        if self._accounting is not None:
+            self._accounting.close()
         for port in self._ports:
             release_port(port)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -156,6 +183,14 @@ class PrivateSlurm(Service):
         self.command("scancel", f"--user={getpass.getuser()}")
         wait_for(lambda: not self.command("squeue", "-h").strip(), 30.0, "jobs to leave the queue")
 
+    def _enrol(self) -> None:
+        for words in (
+            ["cluster", _CLUSTER],
+            ["account", ACCOUNT, f"cluster={_CLUSTER}"],
+            ["user", getpass.getuser(), f"account={ACCOUNT}"],
+        ):
+            self.command("sacctmgr", "--immediate", "add", *words)
+
     def _ready(self) -> bool:
         try:
             states = self.command("sinfo", "-h", "-N", "-p", "debug", "-o", "%T").split()
@@ -193,7 +228,7 @@ class PrivateSlurm(Service):
     def _configuration(self) -> str:
         user, host, base = getpass.getuser(), socket.gethostname().partition(".")[0], self.directory
         settings: dict[str, object] = {
-            "ClusterName": "wlmtest",
+            "ClusterName": _CLUSTER,
             "SlurmctldHost": f"{host}(127.0.0.1)",
             "SlurmUser": user,
             "SlurmdUser": user,

@@ -32,7 +32,8 @@ def site(
     site.clean()
 
 
-#: makes a site on a Slurm of the test's own, with these lines of slurm.conf
+#: makes a site on a Slurm of the test's own, with or without accounting, with these lines of
+#: slurm.conf
 MakeSite = Callable[..., SlurmSite]
 
 
@@ -42,8 +43,9 @@ def make_site(
 ) -> Iterator[MakeSite]:
     made: list[SlurmSite] = []
 
-    def make(**settings: object) -> SlurmSite:
-        site = SlurmSite.of(make_slurm(settings=settings), scratch, monkeypatch)
+    def make(*, accounting: bool = False, **settings: object) -> SlurmSite:
+        slurm = make_slurm(settings=settings, accounting=accounting)
+        site = SlurmSite.of(slurm, scratch, monkeypatch)
         made.append(site)
         return site
 

@@ -18,7 +18,8 @@ from services.processes import wait_for
 from wlm_tasks.compute import processes
 from wlm_tasks.compute.base import JobSpec, JobState, SiteLoad
 from wlm_tasks.compute.slurm import backend
-from wlm_tasks.errors import JobRejectedError, SiteMaintenanceError
+from wlm_tasks.compute.slurm.backend import SlurmBackend
+from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, SiteMaintenanceError
 from wlm_tasks.model.experiment import Resources
 
 #: of jobs that Slurm has taken
@@ -148,6 +149,36 @@ def test_many_ended_jobs_are_looked_at_in_batches(
         site.wait_state(spec.ref, JobState.SUCCEEDED)
     found = site.backend.status([spec.ref for spec in specs])
     assert {found[spec.ref.token].state for spec in specs} == {JobState.SUCCEEDED}
+
+
+def test_scratch_that_cannot_be_written(site: SlurmSite) -> None:
+    nowhere = SlurmBackend(name="slurm", scratch="/proc/wlm", options={})
+    with pytest.raises(JobRejectedError, match=r"/proc/wlm.*No such file"):
+        nowhere.prepare("/proc/wlm/x")
+    spec = asking(site)
+    lost = replace(spec, ref=replace(spec.ref, workdir="/proc/wlm/x"))
+    with pytest.raises(JobRejectedError, match=r"/proc/wlm.*No such file"):
+        nowhere.submit(lost)
+    assert site.slurm.jobs(spec.ref.token) == []
+
+
+def test_a_disk_that_is_full(site: SlurmSite, small_disk: Path) -> None:
+    small = SlurmBackend(name="slurm", scratch=str(small_disk), options={})
+    spec = asking(site)
+    spec = replace(spec, ref=replace(spec.ref, workdir=f"{small_disk}/work"))
+    small.prepare(spec.ref.workdir)
+    fill = small_disk / "fill"
+    with suppress(OSError), fill.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    for call in (lambda: small.prepare(spec.ref.workdir), lambda: small.submit(spec)):
+        with pytest.raises(BackendUnavailableError, match="No space left on device"):
+            call()
+    assert site.slurm.jobs(spec.ref.token) == []
+    fill.unlink()
+    small.submit(spec)
+    wait_for(lambda: small.status([spec.ref])[spec.ref.token].exit_code == 0, what="the end")
+    assert len(site.slurm.jobs(spec.ref.token)) == 1
 
 
 def test_four_submitters_at_once_make_one_job(site: SlurmSite) -> None:

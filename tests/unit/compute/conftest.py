@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from unit.compute.aurora_site import AuroraSite
 from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
 from unit.compute.slurm_site import SlurmSite
 
-from services import require
 from services.aurora import PrivateAurora
 from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
@@ -88,18 +86,6 @@ def slurm_ssh(
     yield site
     site.clean()
     site.backend.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; needs root and the right to mount."""
-    place = tmp_path / "small"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
-    require(mounted, "cannot mount a small file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(params=["local", "fake", "ssh", "slurm_site", "slurm_ssh", "mesos"])
