@@ -36,7 +36,7 @@ def world(
 @pytest.fixture
 def rounds(long_campaign: bool) -> int:
     """How often each fault strikes."""
-    return 50 if long_campaign else 2
+    return 50 if long_campaign else 3
 
 
 def check(result: Result) -> None:

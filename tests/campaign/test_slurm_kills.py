@@ -65,7 +65,7 @@ def check(results: list[Result]) -> None:
 def test_submitters_killed_at_each_point(own: SlurmSite, long_campaign: bool) -> None:
     """Half of the jobs start as soon as they can, half not before all is decided."""
     world = SlurmWorld(own, SEED)
-    struck, count = [Struck(fault.name) for fault in FAULTS], 25 if long_campaign else 1
+    struck, count = [Struck(fault.name) for fault in FAULTS], 25 if long_campaign else 2
     for hold in (False, True):
         with world.holding(hold):
             pairs = zip(FAULTS, struck, strict=True)
