@@ -144,6 +144,12 @@ class PrivateSlurm(Service):
             cwd=self.directory,
         )
 
+    def resume_nodes(self) -> None:
+        """Do an operator's part: Slurm drains nodes on which it finds a job twice by its id."""
+        drained = self.command("sinfo", "-h", "-N", "-t", "drain", "-o", "%n").split()
+        for name in set(drained):
+            self.command("scontrol", "update", f"NodeName={name}", "State=RESUME")
+
     def kill_node(self, name: str) -> None:
         """KILL the slurmd of a node; jobs on it go on, as when a network is cut."""
         self._slurmds[name].kill9()

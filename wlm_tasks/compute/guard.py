@@ -182,14 +182,14 @@ judge() {
   fi
 }
 
-others() {  # sets `wlm_left` to the payload's group, its `timeout` excepted
+others() {  # sets `wlm_group` to the payload's group, its `timeout` excepted
   local dir stat
-  wlm_left=()
+  wlm_group=()
   for dir in /proc/[0-9]*; do
     [ "${dir#/proc/}" != "$wlm_payload" ] || continue
     stat=
     IFS= read -r -d '' stat < "$dir/stat"
-    [[ ${stat##*) } =~ ^[^ZX]\ [0-9]+\ $wlm_payload\  ]] && wlm_left+=("${dir#/proc/}")
+    [[ ${stat##*) } =~ ^[^ZX]\ [0-9]+\ $wlm_payload\  ]] && wlm_group+=("${dir#/proc/}")
   done 2> /dev/null
 }
 
@@ -197,7 +197,9 @@ pass_on() {  # once to each: from `timeout` all would get it again, and a second
   wlm_stopped_by=$1
   [ -n "$wlm_payload" ] || return
   others
-  kill "-$1" "${wlm_left[@]:-$wlm_payload}" 2> /dev/null
+  kill "-$1" "${wlm_group[@]:-$wlm_payload}" 2> /dev/null
+  # stopped processes act on a signal only when they go on
+  kill -CONT "${wlm_group[@]:-$wlm_payload}" 2> /dev/null
   [ -z "$wlm_patience" ] || return
   (read -r -t "$wlm_grace" <> <(:) || kill -KILL -- "-$wlm_payload") &
   wlm_patience=$!
@@ -221,10 +223,11 @@ run() {
   ) &
   wlm_payload=$!
   set +m
-  [ -z "$wlm_stopped_by" ] || pass_on "$wlm_stopped_by"
+  [ -z "$wlm_stopped_by" ] || [ -n "$wlm_patience" ] || pass_on "$wlm_stopped_by"
   while wait "$wlm_payload"; kill -0 "$wlm_payload" 2> /dev/null; do :; done
   wait "$wlm_payload"  # again: the first may have been cut short by a signal to this shell
   wlm_code=$?
+  wlm_payload=  # from now on nothing is passed on: its number may be another's
   uptime_cs
   [ -z "$wlm_patience" ] || kill -KILL "$wlm_patience" 2> /dev/null
 }

@@ -275,8 +275,9 @@ def failure(ran: Ran, place: str) -> StepError:
         if told is None and (told := _last(said, _LASTING)):
             kind = JobRejectedError
     told = told or (said[-1] if said else f"a script ended with code {ran.code}")
-    # what the shell and the tools put in front of a path helps nobody
-    told = re.sub(r"^(wlm|bash): (line \d+: )?", "", told)[:500]
+    # what the shell and the tools put in front of a path helps nobody; a kept shell calls what it
+    # has of us its environment
+    told = re.sub(r"^(wlm|bash|environment): (line \d+: )?", "", told)[:500]
     return kind(told if place in told else f"{place}: {told}")
 
 

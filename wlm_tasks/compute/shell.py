@@ -35,7 +35,7 @@ RUN_TIMEOUT_S: Final = 120.0
 class Ran:
     """How a script ended. Its output is bytes, since files and names may hold any."""
 
-    code: int  #: exit status; minus the signal's number after a signal
+    code: int  #: exit status; minus the signal's number, or 128 plus it, after a signal
     out: bytes
     err: bytes
 
@@ -59,9 +59,10 @@ class Shell(ABC):
     ) -> Ran:
         """Run a bash script with ``$1``, ``$2``, ... and return how it ended, whatever its code.
 
-        Script and arguments arrive whole or nothing is run. `stdin` may end early if a connection
-        breaks: a script that keeps it has to look whether it has all. Raises `ValueError` for NUL
-        in script or arguments.
+        Script and arguments arrive whole or nothing is run. What the script leaves running must
+        not hold its outputs: they may be read on for the next script. `stdin` may end early if a
+        connection breaks: a script that keeps it has to look whether it has all. Raises
+        `ValueError` for NUL in script or arguments.
 
         Raises `BackendUnavailableError` or a subclass if it is not known that the script ran to
         its end: the host was not reached, the connection broke, the time was over. Then it may
@@ -92,7 +93,7 @@ class Letter:
         name = f"wlm_{hashlib.sha256(self.script).hexdigest()[:32]}"
         function = b"" if name in known else b"%s() {\n%s\n}\n" % (name.encode(), self.script)
         known.add(name)
-        call = b"(%s %s) < /dev/null\n" % (name.encode(), self.arguments)
+        call = b"unset wlm_script\n(%s %s) < /dev/null\n" % (name.encode(), self.arguments)
         return function + call + self._seal
 
     def head(self, text: bytes) -> bytes:

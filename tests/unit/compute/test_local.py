@@ -249,6 +249,28 @@ class TestEnd:
         assert local.wait_end(spec.ref).exit_code == 137
         wait_for(lambda: not local.living(spec.ref), what="the guard's end")
 
+    def test_a_signal_to_the_guard_while_it_waits_for_leftovers(self, local: LocalSite) -> None:
+        """It neither leaves them behind nor waits longer for them."""
+        script = "(trap 'sleep 1; exit' TERM; echo ready; while :; do sleep 0.05; done) & sleep 0.2"
+        spec = local.spec(script, stop_grace_s=20.0)
+        guard = int(local.backend.submit(spec).native_id.split(":")[2])
+        wait_for(lambda: "ready" in local.output(spec.ref), what="the start")
+        begun = time.monotonic()
+        while local.living(spec.ref):
+            with suppress(ProcessLookupError):
+                os.kill(guard, signal.SIGTERM)
+            time.sleep(0.1)
+            assert time.monotonic() - begun < 10.0
+        assert local.wait_end(spec.ref).exit_code in {0, 143}
+
+    def test_a_stopped_payload_hears_what_the_guard_passes_on(self, local: LocalSite) -> None:
+        spec = local.spec("echo ready; kill -STOP $$; sleep 60", stop_grace_s=20.0)
+        guard = int(local.backend.submit(spec).native_id.split(":")[2])
+        wait_for(lambda: "ready" in local.output(spec.ref), what="the start")
+        wait_for(lambda: self._stopped(spec.ref.token), what="the stop")
+        os.kill(guard, signal.SIGTERM)
+        assert local.wait_end(spec.ref).exit_code == 143
+
     def test_a_full_bell_does_not_keep_a_job_from_ending(self, local: LocalSite) -> None:
         with Bell(local.bells) as bell:
             with suppress(BlockingIOError):

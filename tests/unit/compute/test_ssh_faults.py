@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -9,6 +10,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +21,13 @@ from services.fixtures import MakeSshd
 from services.ports import free_port, release_port
 from services.processes import children, wait_for
 from services.sshd import PrivateSshd
+from wlm_tasks.compute.remote import SiteFiles
 from wlm_tasks.compute.ssh import connections
 from wlm_tasks.compute.ssh import readers as kept
 from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.compute.ssh.backend import SshBackend
-from wlm_tasks.compute.ssh.shell import SshShell
+from wlm_tasks.compute.ssh.readers import Reader
+from wlm_tasks.compute.ssh.shell import SshShell, open_channel
 from wlm_tasks.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -332,3 +337,30 @@ def test_what_a_script_writes_is_not_mistaken_for_its_end(shell: SshShell) -> No
     for _ in range(2):
         ran = shell.run("printf wlm-0123456789abcdef+0\\;; printf 0\\; >&2; exit 4")
         assert (ran.code, ran.out, ran.err) == (4, b"wlm-0123456789abcdef+0;", b"0;")
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_fault_is_told_in_the_same_words(shell: SshShell, used: bool) -> None:
+    if used:
+        shell.run("true")
+    files = SiteFiles(shell, "/scratch")
+    with pytest.raises(JobRejectedError) as caught:
+        files.run("cd -- /nosuch || exit 1", (), about="/place")
+    assert str(caught.value) == "/place: cd: /nosuch: No such file or directory"
+
+
+def test_channels_that_are_opened_for_nobody_are_closed(
+    server: PrivateSshd, shell: SshShell
+) -> None:
+    shell.run("true")
+    shared = connections.connections()
+
+    async def give_up() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.0005):
+                async with shared.line(shell.address).channel() as connection:
+                    await open_channel(connection, partial(Reader.start, connection))
+
+    for _ in range(30):
+        shared.wait(give_up())
+    wait_for(lambda: len(readers(server)) <= 1, what="the end of the others")

@@ -78,7 +78,8 @@ class Line:
         try:
             connection = await self.connection()
             self._users[connection] += 1
-            self._make_room(for_reader=for_reader)
+            if not for_reader:
+                self._make_room()
             try:
                 yield connection
             finally:
@@ -87,10 +88,9 @@ class Line:
         finally:
             self._channels.release()
 
-    def _make_room(self, *, for_reader: bool) -> None:
+    def _make_room(self) -> None:
         """End a reader that waits if its channel is one too many."""
-        count = sum(self._users.values()) + len(self._readers)
-        if count > CHANNELS and self._readers and not for_reader:
+        if self._readers and sum(self._users.values()) + len(self._readers) > CHANNELS:
             self._end_reader(next(iter(self._readers)))
 
     def take_reader(self, connection: asyncssh.SSHClientConnection) -> Reader | None:

@@ -67,10 +67,11 @@ class Reader:
         If the reader ends meanwhile, the code is the reader's, None if the connection broke: then
         the script may have run, or still run.
         """
-        begun = letter.begun if self._text else b""  # it has said so when it was asked
+        asked = bool(self._text)  # then it has said already that it begins
+        begun = letter.begun if asked else b""
         self._usable = False  # until it is back
         with suppress(BrokenPipeError):  # its channel is closed: how it ended is read below
-            if not self._text:
+            if not asked:
                 self._greet(letter)
             self._process.stdin.write(self._text)
         (out, code), (err, echo) = await asyncio.gather(

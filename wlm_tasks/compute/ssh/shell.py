@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncssh
 
@@ -182,8 +182,13 @@ async def open_channel(
     """
     pause = _FIRST_PAUSE_S
     while True:
+        task = asyncio.ensure_future(opening())
         try:
-            return await opening()
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # asyncssh would leave it half open for good
+            task.add_done_callback(_close_late)
+            raise
         except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, OSError) as error:
             refused = isinstance(error, asyncssh.ChannelOpenError)
             if connection.is_closed() or not refused:
@@ -193,3 +198,10 @@ async def open_channel(
                 raise
         await asyncio.sleep(pause)
         pause *= 2
+
+
+def _close_late(opening: asyncio.Future[Any]) -> None:
+    """Close a channel that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opened = opening.result()
+        (opened.exit if isinstance(opened, asyncssh.SFTPClient) else opened.close)()
