@@ -85,7 +85,9 @@ struct JobConfiguration {
 }
 
 struct TaskQuery {
+  5: set<ScheduleStatus> statuses
   11: set<JobKey> jobKeys
+  14: string role
 }
 
 struct TaskEvent {

@@ -32,6 +32,7 @@ from wlm_tasks.compute.base import (
     JobSpec,
     JobState,
     JobStatus,
+    SiteLoad,
     Submitted,
 )
 from wlm_tasks.compute.job_script import render
@@ -78,6 +79,7 @@ class AuroraBackend(ComputeBackend):
         self._scheduler = Scheduler(self._options, self._client)
         self._files = LocalBackend(name=name, scratch=scratch, options={}, bells=bells)
         self._bells = bells
+        self._ours: frozenset[str] = frozenset()
         self._patience = patience or Patience(deadline_s=connect_s + read_s)
 
     def prepare(self, workdir: str, token: str | None = None) -> None:
@@ -132,6 +134,7 @@ class AuroraBackend(ComputeBackend):
     @translated
     def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
         """Judge by the files where they suffice, else by one request for all other jobs."""
+        self._ours = frozenset(ref.token for ref in refs)
         result: dict[str, JobStatus] = {}
         open_ones: list[Notes] = []
         for ref in refs:
@@ -149,6 +152,11 @@ class AuroraBackend(ComputeBackend):
             token = notes.ref.token
             result[token] = self._judge(notes, found[token])
         return self._with_reasons(result, found)
+
+    @translated
+    def load(self) -> SiteLoad:
+        """Count the role's live tasks in one request; ours are those that were last asked for."""
+        return self._scheduler.load(self._ours)
 
     def _judge(self, notes: Notes, found: Sequence[Generation]) -> JobStatus:
         """Return the state of a job that has no exit record, as far as we saw."""

@@ -33,6 +33,10 @@ _ACTIVE: Final[dict[int, tuple[JobState, str]]] = {
     DRAINING: (JobState.RUNNING, "its agent is being drained"),
     PARTITIONED: (JobState.RUNNING, "its agent cannot be reached by Mesos"),
 }
+#: the statuses of a task that has not ended, but for one that older Auroras do not know
+COUNTED: Final = frozenset(_ACTIVE) - {PARTITIONED}
+#: those of a task that has not begun
+WAITING: Final = frozenset(s for s, (state, _) in _ACTIVE.items() if state is JobState.PENDING)
 _ENDED: Final = {FINISHED: "FINISHED", FAILED: "FAILED", KILLED: "KILLED", LOST: "LOST"}
 #: a task that was in no other state than these was on no agent
 _BEFORE_ANY_AGENT: Final = frozenset({INIT, PENDING, THROTTLED})

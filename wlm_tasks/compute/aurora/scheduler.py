@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Container, Iterator
 from typing import Any
 
 from wlm_tasks.compute.aurora import generations
@@ -12,6 +12,7 @@ from wlm_tasks.compute.aurora.generations import Generation
 from wlm_tasks.compute.aurora.job import job_key, token_of
 from wlm_tasks.compute.aurora.options import AuroraOptions
 from wlm_tasks.compute.aurora.wire import idl, text
+from wlm_tasks.compute.base import SiteLoad
 
 
 class Scheduler:
@@ -27,11 +28,28 @@ class Scheduler:
         A token that has none is not among the keys: the scheduler said so, for what makes no
         sense is an error.
         """
-        method = "getTasksWithoutConfigs"
         found: dict[str, list[Generation]] = defaultdict(list)
         if not tokens:
             return found
-        result = getattr(self._ask(method, tokens), "scheduleStatusResult", None)
+        for token, generation in self._list(idl().TaskQuery(jobKeys=self._keys(tokens))):
+            if token is not None and token in tokens:
+                found[token].append(generation)
+        return found
+
+    def load(self, ours: Container[str]) -> SiteLoad:
+        """Count the live tasks of our role, in all its environments: its quota is over them all.
+
+        Foreign are those that carry none of the tokens in `ours`.
+        """
+        query = idl().TaskQuery(role=self._options.role, statuses=set(generations.COUNTED))
+        live = [(token, one) for token, one in self._list(query) if not one.ended]
+        queued = sum(one.status in generations.WAITING for _token, one in live)
+        foreign = sum(token is None or token not in ours for token, _one in live)
+        return SiteLoad(queued=queued, running=len(live) - queued, foreign=foreign)
+
+    def _list(self, query: Any) -> Iterator[tuple[str | None, Generation]]:
+        method = "getTasksWithoutConfigs"
+        result = getattr(self._client.call(method, query=query), "scheduleStatusResult", None)
         if result is None or result.tasks is None:
             raise self._client.undecided(method, "answered without a list of tasks")
         for task in result.tasks:
@@ -39,14 +57,13 @@ class Scheduler:
                 generation = generations.read(task)
             except ValueError as error:
                 raise self._client.undecided(method, f"lists {error}") from error
-            token = token_of(task)
-            if token is not None and token in tokens:
-                found[token].append(generation)
-        return found
+            yield token_of(task), generation
 
     def reasons(self, tokens: Collection[str]) -> dict[str, str]:
         """Ask why the tasks of these jobs wait, by the tasks' ids."""
-        result = getattr(self._ask("getPendingReason", tokens), "getPendingReasonResult", None)
+        query = idl().TaskQuery(jobKeys=self._keys(tokens))
+        answer = self._client.call("getPendingReason", query=query)
+        result = getattr(answer, "getPendingReasonResult", None)
         told = (result.reasons if result is not None else None) or ()
         return {text(one.taskId): text(one.reason) for one in told}
 
@@ -59,6 +76,5 @@ class Scheduler:
         key = job_key(self._options, token)
         self._client.call("killTasks", job=key, message="cancelled by its owner")
 
-    def _ask(self, method: str, tokens: Collection[str]) -> Any:
-        keys = [job_key(self._options, token) for token in tokens]
-        return self._client.call(method, query=idl().TaskQuery(jobKeys=keys))
+    def _keys(self, tokens: Collection[str]) -> list[Any]:
+        return [job_key(self._options, token) for token in tokens]
