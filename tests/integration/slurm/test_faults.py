@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from unit.compute.slurm_site import BrokenShell, SlurmSite
 from services.guardian import MARKER, marked_processes
 from services.processes import wait_for
 from wlm_tasks.compute import processes
-from wlm_tasks.compute.base import JobSpec, JobState
+from wlm_tasks.compute.base import ENDED, JobSpec, JobState
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobUndecidedError,
@@ -191,6 +192,23 @@ def test_a_node_that_died(make_site: MakeSite) -> None:
     assert status.state is JobState.FAILED
     assert status.reason.startswith("node failure")
     assert site.runs(spec.ref) == 1
+
+
+def test_a_job_that_uses_more_memory_than_it_asked_for(make_site: MakeSite) -> None:
+    """Without cgroups slurmstepd looks itself, and its word for the end is another."""
+    site = make_site(
+        ProctrackType="proctrack/linuxproc",
+        JobAcctGatherType="jobacct_gather/linux",
+        JobAcctGatherFrequency=1,
+        JobAcctGatherParams="OverMemoryKill",
+    )
+    greedy = f"exec {sys.executable} -c 'import time; x = bytearray(300 << 20); time.sleep(60)'"
+    spec = replace(site.spec(greedy), resources=Resources(walltime_s=60, memory_mb=40))
+    site.backend.submit(spec)
+    wait_for(lambda: site.status(spec.ref).state in ENDED, 30.0, "its end", 0.3)
+    status = site.status(spec.ref)
+    assert status.state is JobState.FAILED
+    assert status.reason == "out of memory: it used more memory than it had asked for"
 
 
 def test_a_copy_of_the_job_leaves(make_site: MakeSite) -> None:

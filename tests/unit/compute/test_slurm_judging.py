@@ -40,6 +40,7 @@ def traces(
     trouble: str = "",
     missing_s: int | None = None,
     accounts: Sequence[Row] | None = (),
+    used_up_memory: bool = False,
 ) -> Traces:
     markers = Markers(
         directory=directory, started=started, exit=over, cancelled=cancelled, trouble=trouble
@@ -49,6 +50,7 @@ def traces(
         markers=markers,
         place=PLACE,
         job=job,
+        used_up_memory=used_up_memory,
         missing_s=missing_s,
         settle_s=15,
         accounts=accounts,
@@ -79,6 +81,31 @@ def test_why_a_payload_was_killed_slurm_tells(native: str, words: str) -> None:
     assert status.reason.startswith(words)
     by_accounting = traces(started=CLAIM, over=KILLED, accounts=[row(native)])
     assert judge(REF, None, by_accounting).reason.startswith(words)
+
+
+@pytest.mark.parametrize("listed", [row("FAILED", "JobLaunchFailure"), row("CANCELLED"), None])
+@pytest.mark.parametrize("over", [KILLED, None])
+def test_used_up_memory_is_told_whatever_slurm_calls_it(
+    listed: Row | None, over: ExitRecord | None
+) -> None:
+    lost = None if listed else 1000
+    found = traces(started=CLAIM, over=over, used_up_memory=True, missing_s=lost)
+    status = judge(REF, listed, found)
+    assert (status.state, status.reason) == (
+        JobState.FAILED,
+        "out of memory: it used more memory than it had asked for",
+    )
+
+
+def test_a_payload_that_a_part_of_had_used_up_memory() -> None:
+    bad = ExitRecord(code=3, start=1.0, end=2.0, reason="exit")
+    status = judge(REF, row("FAILED"), traces(started=CLAIM, over=bad, used_up_memory=True))
+    assert status.exit_code == 3
+    assert status.reason.endswith("; out of memory: it used more memory than it had asked for")
+    good = traces(started=CLAIM, over=GOOD, used_up_memory=True)
+    assert state(row("COMPLETED"), good) is JobState.SUCCEEDED
+    ours = traces(started=CLAIM, over=KILLED, cancelled=True, used_up_memory=True)
+    assert state(row("CANCELLED"), ours) is JobState.CANCELLED
 
 
 def test_a_killed_payload_waits_for_slurms_word() -> None:

@@ -24,6 +24,8 @@ from wlm_tasks.compute.slurm.states import ENDED, end_of, meanwhile, state_of
 _PATIENCE: Final = 4
 #: ends that a payload was killed by, so that its exit record says no more than a signal
 _KILLED: Final = frozenset({"TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "DEADLINE"})
+#: what a job comes to, among others, that has used up its memory
+_BAD_ENDS: Final = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.LOST})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,7 @@ class Traces:
     markers: Markers
     place: Place
     job: str | None  #: id of the job that claimed the payload
+    used_up_memory: bool = False  #: as Slurm wrote to the job's log, whatever state it gave it
     missing_s: int | None  #: for so long no answer of Slurm has listed it; None if it is listed
     settle_s: int  #: for so long an answer without a job proves nothing
     accounts: Sequence[Row] | None  #: what accounting has of its name; None: it does not answer
@@ -64,6 +67,16 @@ def live(row: Row) -> JobStatus | None:
 
 def judge(ref: JobRef, row: Row | None, traces: Traces) -> JobStatus:
     """Return the state of a job after a second look."""
+    status = _judge(ref, row, traces)
+    if not traces.used_up_memory or traces.markers.cancelled or status.state not in _BAD_ENDS:
+        return status
+    reason, record = end_of("OUT_OF_MEMORY"), traces.markers.exit
+    if record is not None and record.reason == "exit":
+        reason = f"{status.reason}; {reason}"
+    return replace(status, state=JobState.FAILED, reason=reason)
+
+
+def _judge(ref: JobRef, row: Row | None, traces: Traces) -> JobStatus:
     marks = traces.markers
     accounted = choose(traces.accounts, traces.job, ref.native_id) if traces.accounts else None
     if marks.exit is not None:

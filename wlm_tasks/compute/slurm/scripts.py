@@ -173,11 +173,17 @@ scratch=$1 mark=$2 count=$3 fields=$4 names=$5
 shift 5
 [ -d "$scratch" ] || { cd -- "$scratch" || exit 1; }
 place
+used_up_memory() {  # FILE: whether Slurm says so there, with cgroups or without
+  local text=
+  [ -f "$1" ] && [ -s "$1" ] && IFS= read -r -d '' -n 65536 text < "$1"
+  [[ $text == *"xceeded "*"memory limit"* || $text == *oom[_-]kill* ]]
+}
 index=0 searched=
 for attempt; do
   markers "$index" "$attempt"
   job_of_claim
   [ -z "$job" ] || printf '%s job %s\n' "$index" "$job"
+  ! used_up_memory "$attempt/slurm.log" || printf '%s memory\n' "$index"
   if [ -z "$over" ] && [ -d "$attempt" ] && ((index < count)); then
     missing "$attempt" && printf '%s missing %s\n' "$index" "$missing"
     searched=1

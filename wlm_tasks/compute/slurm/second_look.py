@@ -58,6 +58,7 @@ class SecondLook:
                 markers=seen.of[ref.token],
                 place=seen.place,
                 job=more.get("job"),
+                used_up_memory="memory" in more,
                 missing_s=int(more["missing"]) if "missing" in more else None,
                 settle_s=int(said.get("settle", _SETTLE_S)),
                 accounts=None if "silent" in said else accounts.get(ref.token, ()),
