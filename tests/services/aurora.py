@@ -83,9 +83,19 @@ class PrivateAurora(Service):
     def reset(self) -> None:
         """Switch every fault off."""
         self.set(**vars(Faults()))
+        self.others()
 
-    def _control(self, data: bytes | None) -> bytes:
+    def others(self, *keys: str, role: str = "gateway") -> None:
+        """Have just these tasks of others: ``ENVIRONMENT/NAME STATUS``, each stays as it is."""
+        tasks = []
+        for key in keys:
+            job, _, status = key.partition(" ")
+            environment, _, name = job.partition("/")
+            tasks.append({"role": role, "environment": environment, "name": name, "status": status})
+        self._control(json.dumps(tasks).encode(), "/control/others")
+
+    def _control(self, data: bytes | None, path: str = "/control") -> bytes:
         method = "GET" if data is None else "POST"
-        answer = requests.request(method, f"{self.url}/control", data=data, timeout=10)
+        answer = requests.request(method, f"{self.url}{path}", data=data, timeout=10)
         answer.raise_for_status()
         return answer.content

@@ -28,6 +28,7 @@ class Faults:
     kill_s: float = 0.0  #: before a killed task is asked to end
     kill_grace_s: float = 2.0
     prune_after_s: float | None = None
+    no_roles: bool = False  #: a question for all tasks of a role ends in an error
     strange_status: int | None = None  #: told in place of RUNNING
     # HTTP and its surroundings
     no_leader: bool = False

@@ -36,6 +36,8 @@ class Handler:
         return self._tasks(self._machine.query(query))
 
     def getTasksWithoutConfigs(self, query: Any) -> Any:  # noqa: N802
+        if query.role and self._switches.now.no_roles:
+            return self.refusal(2)
         found = [copy.deepcopy(record) for record in self._machine.query(query)]
         for record in found:
             record.assignedTask.task.executorConfig.data = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -28,6 +29,7 @@ class Task:
     due: float  #: when it moves on
     run: Run | None = None
     successor_due: bool = False  #: it is ended without having been asked to
+    placed: bool = False  #: it was put into its state
 
 
 class Machine:
@@ -75,6 +77,27 @@ class Machine:
         with self._lock:
             return [task.record for task in self._tasks.values() if _selects(query, task.record)]
 
+    def place(self, others: list[dict[str, str]]) -> None:
+        """Have these tasks of others, each in a state that it stays in, and none of those before.
+
+        They have no processes, and are killed like any other.
+        """
+        with self._lock:
+            for task_id in [one for one, task in self._tasks.items() if task.placed]:
+                del self._tasks[task_id]
+            for other in others:
+                key = self._types.JobKey(
+                    role=other["role"], environment=other["environment"], name=other["name"]
+                )
+                config = self._types.TaskConfig(
+                    job=key,
+                    executorConfig=self._types.ExecutorConfig(name="AuroraExecutor", data="{}"),
+                    metadata=set(),
+                )
+                task = self._add(config, 0, ancestor=None)
+                self._move(task, other["status"])
+                task.placed, task.due = True, math.inf
+
     def active(self) -> int:
         """How many tasks have not ended."""
         with self._lock:
@@ -93,7 +116,7 @@ class Machine:
     def _ended(self, task: Task) -> bool:
         return self._name(task) in ENDED
 
-    def _add(self, config: Any, instance: int, ancestor: str | None) -> None:
+    def _add(self, config: Any, instance: int, ancestor: str | None) -> Task:
         key = config.job
         task_id = f"{key.role}-{key.environment}-{key.name}-{instance}-{uuid.uuid4()}"
         assigned = self._types.AssignedTask(
@@ -104,6 +127,7 @@ class Machine:
         )
         task = self._tasks[task_id] = Task(record, time.monotonic() + self._switches.now.step_s)
         self._move(task, "PENDING")
+        return task
 
     def _move(self, task: Task, name: str, message: str | None = None) -> None:
         status = self._types.ScheduleStatus._NAMES_TO_VALUES[name]

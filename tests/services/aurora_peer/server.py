@@ -1,4 +1,4 @@
-"""HTTP as the scheduler speaks it, and the URL ``/control`` by which tests switch faults."""
+"""HTTP as the scheduler speaks it, and the URLs ``/control`` by which tests switch faults."""
 
 from __future__ import annotations
 
@@ -95,6 +95,9 @@ class Requests(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.path == "/control":
             self.server.switches.set(json.loads(body))
+            self._reply(200)
+        elif self.path == "/control/others":
+            self.server.machine.place(json.loads(body))
             self._reply(200)
         elif self.path == "/api":
             self._api(body)
