@@ -119,6 +119,27 @@ def test_jobs_of_others_hold_ours_until_they_have_ended(rig: Rig) -> None:
     assert {rig.world.state(one) for one in ids} == {ExperimentState.DONE}
 
 
+def test_a_count_that_cannot_be_made_anew_holds_only_for_a_while(rig: Rig) -> None:
+    object.__setattr__(rig.app.settings.sites["alpha"], "max_queued", 2)
+    rig.fake.plan("melt", FakeOutcome(exit_code=None))
+    rig.add()
+    rig.work()
+    rig.fake.load = SiteLoad(queued=2, running=1, foreign=2)
+    assert rig.poll() is None
+    second = rig.add()
+    rig.work()
+    rig.fake.load = None
+    assert rig.poll() is None
+    assert rig.tick() == 0
+    reason = "site alpha: has as many jobs in its queue as it may (2, 2 of them not ours)"
+    assert rig.world.step(second, SUBMIT).reason == reason
+    rig.world.sql("UPDATE sites SET load_at = load_at - 1000")
+    assert rig.poll() is None
+    assert (rig.site().queued, rig.site().foreign_jobs, rig.site().load_at) == (None, None, None)
+    assert rig.tick() == 1
+    assert rig.world.state(second) is ExperimentState.SUBMITTED
+
+
 def test_two_owners_share_and_each_job_runs_once(rig: Rig) -> None:
     object.__setattr__(rig.app.settings.sites["alpha"], "max_running", 2)
     rig.fake.plan("melt", FakeOutcome(exit_code=None))

@@ -162,7 +162,7 @@ class ComputeBackend(ABC):
         """A URL by which staging reaches an absolute path on the site."""
 
     def load(self) -> SiteLoad | None:
-        """How many jobs the account has there; None where the site does not tell.
+        """How many jobs the account has there; None where the site does not tell, or not now.
 
         Asked after a poll, so an answer that came with the jobs' states costs no request.
         """

@@ -217,6 +217,15 @@ class Sites:
                 statement.on_conflict_do_update(index_elements=[sites.c.name], set_=values)
             )
 
+    def not_counted(self, name: str, *, after_s: float) -> None:
+        """Forget a count older than this: the site does not tell any more, so ours count alone."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(sites)
+                .where(sites.c.name == name, sites.c.load_at < db_now() - after_s)
+                .values(queued=None, running=None, foreign_jobs=None, load_at=None)
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Locked(SiteRow):

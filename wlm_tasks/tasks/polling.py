@@ -36,6 +36,8 @@ _BATCH = 200
 _NO_JOB = "wlm-probe-0"
 #: Seconds after which a poll is taken over whose worker shows no end of it.
 _LEASE_S = 60.0
+#: Seconds for which a count of a site's jobs holds submits though it could not be made anew.
+_COUNTED_S = 300.0
 
 
 @dataclass
@@ -105,6 +107,8 @@ def _look_at_site(runtime: Runtime, name: str) -> None:
         runtime.store.sites.counted(
             name, queued=load.queued, running=load.running, foreign=load.foreign
         )
+    elif row.load_at is not None:
+        runtime.store.sites.not_counted(name, after_s=_COUNTED_S)
     lacking = backend.accounting_trouble()
     state = SiteState.UP if lacking is None else SiteState.ACCOUNTING_DOWN
     # With no step left that met the trouble, it is for the poll to find out its end.

@@ -109,6 +109,19 @@ def test_other_calls_arrive_whole(generated: Generated) -> None:
     read_call(generated, "getTierConfigs", encode("getTierConfigs", {}))
 
 
+def test_the_question_for_all_of_a_role(generated: Generated) -> None:
+    query = idl().TaskQuery(role="gateway", statuses=set(generations.COUNTED))
+    method = "getTasksWithoutConfigs"
+    asked = read_call(generated, method, encode(method, {"query": query})).query
+    names = generated.types.ScheduleStatus._VALUES_TO_NAMES
+    assert {names[number] for number in asked.statuses} == {
+        *("INIT", "THROTTLED", "PENDING", "ASSIGNED", "STARTING", "RUNNING"),
+        *("KILLING", "RESTARTING", "PREEMPTING", "DRAINING"),
+    }
+    told = {name: value for name, value in vars(asked).items() if value is not None}
+    assert told == {"role": "gateway", "statuses": asked.statuses}
+
+
 def full_task(types: Any, number: int, **more: Any) -> Any:
     """Return a task with every field that a scheduler tells."""
     key = types.JobKey(role="gateway", environment="devel", name=f"t{number}")

@@ -51,6 +51,8 @@ _FIRST_LOOK_S: Final = 0.05
 _SLOWEST_LOOK_S: Final = 1.0
 #: longest wait for a page's address, in seconds
 _LINK_S: Final = 2.0
+#: and for the count of the role's tasks: a poll is not to last longer than its lease for that
+_COUNT_S: Final = 5.0
 _NOT_SUBMITTED: Final = JobStatus(state=JobState.UNKNOWN, reason="no claim: not submitted yet")
 _NEVER_STARTED: Final = JobStatus(
     state=JobState.LOST,
@@ -79,7 +81,11 @@ class AuroraBackend(ComputeBackend):
         self._scheduler = Scheduler(self._options, self._client)
         self._files = LocalBackend(name=name, scratch=scratch, options={}, bells=bells)
         self._bells = bells
-        self._ours: frozenset[str] = frozenset()
+        self._counting = AuroraClient(
+            self._options, connect_s=min(connect_s, _COUNT_S), read_s=min(read_s, _COUNT_S)
+        )
+        self._polled: frozenset[str] | None = None
+        self._uncounted = False
         self._patience = patience or Patience(deadline_s=connect_s + read_s)
 
     def prepare(self, workdir: str, token: str | None = None) -> None:
@@ -134,7 +140,6 @@ class AuroraBackend(ComputeBackend):
     @translated
     def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
         """Judge by the files where they suffice, else by one request for all other jobs."""
-        self._ours = frozenset(ref.token for ref in refs)
         result: dict[str, JobStatus] = {}
         open_ones: list[Notes] = []
         for ref in refs:
@@ -151,12 +156,25 @@ class AuroraBackend(ComputeBackend):
         for notes in open_ones:
             token = notes.ref.token
             result[token] = self._judge(notes, found[token])
+        self._polled = frozenset(ref.token for ref in refs)
         return self._with_reasons(result, found)
 
-    @translated
-    def load(self) -> SiteLoad:
-        """Count the role's live tasks in one request; ours are those that were last asked for."""
-        return self._scheduler.load(self._ours)
+    def load(self) -> SiteLoad | None:
+        """Count the role's live tasks in one request; None if that fails.
+
+        After a poll ours are those of the jobs it asked about, else those that look like ours.
+        """
+        polled, self._polled = self._polled, None
+        try:
+            load = Scheduler(self._options, self._counting).load(polled)
+        except (BackendUnavailableError, PermanentError) as error:
+            # the poll has told how the site stands; this is no more than a courtesy
+            if not self._uncounted:
+                _log.warning("site %s: its jobs are not counted: %s", self.name, error.message)
+            self._uncounted = True
+            return None
+        self._uncounted = False
+        return load
 
     def _judge(self, notes: Notes, found: Sequence[Generation]) -> JobStatus:
         """Return the state of a job that has no exit record, as far as we saw."""
@@ -285,6 +303,7 @@ class AuroraBackend(ComputeBackend):
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+        self._counting.close()
 
     def _look(self, token: str) -> list[Generation]:
         return self._scheduler.tasks({token})[token]

@@ -31,23 +31,40 @@ class Scheduler:
         found: dict[str, list[Generation]] = defaultdict(list)
         if not tokens:
             return found
-        for token, generation in self._list(idl().TaskQuery(jobKeys=self._keys(tokens))):
+        for task, generation in self._list(idl().TaskQuery(jobKeys=self._keys(tokens))):
+            token = token_of(task)
             if token is not None and token in tokens:
                 found[token].append(generation)
         return found
 
-    def load(self, ours: Container[str]) -> SiteLoad:
+    def load(self, ours: Container[str] | None) -> SiteLoad:
         """Count the live tasks of our role, in all its environments: its quota is over them all.
 
-        Foreign are those that carry none of the tokens in `ours`.
+        Foreign are those that carry none of the tokens in `ours`; with None those that carry no
+        token, or are of another environment.
         """
         query = idl().TaskQuery(role=self._options.role, statuses=set(generations.COUNTED))
-        live = [(token, one) for token, one in self._list(query) if not one.ended]
-        queued = sum(one.status in generations.WAITING for _token, one in live)
-        foreign = sum(token is None or token not in ours for token, _one in live)
-        return SiteLoad(queued=queued, running=len(live) - queued, foreign=foreign)
+        queued = running = foreign = 0
+        for task, one in self._list(query):
+            if one.ended:
+                continue
+            if one.status in generations.WAITING:
+                queued += 1
+            else:
+                running += 1
+            foreign += not self._is_ours(task, ours)
+        return SiteLoad(queued=queued, running=running, foreign=foreign)
 
-    def _list(self, query: Any) -> Iterator[tuple[str | None, Generation]]:
+    def _is_ours(self, task: Any, ours: Container[str] | None) -> bool:
+        token = token_of(task)
+        if token is None:
+            return False
+        if ours is not None:
+            return token in ours
+        key = task.assignedTask.task.job
+        return key is not None and text(key.environment) == self._options.environment
+
+    def _list(self, query: Any) -> Iterator[tuple[Any, Generation]]:
         method = "getTasksWithoutConfigs"
         result = getattr(self._client.call(method, query=query), "scheduleStatusResult", None)
         if result is None or result.tasks is None:
@@ -57,7 +74,7 @@ class Scheduler:
                 generation = generations.read(task)
             except ValueError as error:
                 raise self._client.undecided(method, f"lists {error}") from error
-            yield token_of(task), generation
+            yield task, generation
 
     def reasons(self, tokens: Collection[str]) -> dict[str, str]:
         """Ask why the tasks of these jobs wait, by the tasks' ids."""
