@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.aurora import PrivateAurora
 from services.fixtures import MakeSshd
 from services.processes import wait_for
 from services.slurm import PrivateSlurm
@@ -114,6 +115,63 @@ def test_jobs_of_the_account_that_are_not_ours_take_places(
         assert {run.status for run in runs} == {ExperimentState.DONE}
         client.close()
     assert Counter(ledger.read_text().split()) == Counter("01")
+
+
+def test_jobs_of_the_role_that_are_not_ours_take_places(
+    aurora: PrivateAurora, tmp_path: Path
+) -> None:
+    aurora.set(execute=True)
+    own = {"url": aurora.url, "cluster": "c", "role": "crowded", "environment": "devel"}
+    site = SiteSettings(
+        name="mesos", kind="aurora", scratch=str(tmp_path / "scratch"), max_queued=2,
+        options=own, poll_s=0.2, poll_max_s=0.5,
+    )  # fmt: skip
+    settings = Settings(data_dir=tmp_path / "data", sites={"mesos": site})
+    theirs = ("devel/a PENDING", "prod/b THROTTLED", "devel/c RUNNING", "devel/d FINISHED")
+    aurora.others(*theirs, role="crowded")
+    go, ledger = tmp_path / "go", tmp_path / "ledger"
+    commands = [f"echo {{n}} >> {ledger}", f"until [ -e {go} ]; do sleep 0.1; done"]
+    experiment = Experiment(name="ours", site="mesos", commands=commands)
+    with running(settings, concurrency=2):
+        client = Client(settings)
+        runs = [client.schedule(experiment, params={"n": 0})]
+        row = client.store.sites.get
+        wait_for(lambda: row("mesos").foreign_jobs == 3, 60, "that they are counted")
+        wait_for(lambda: row("mesos").running == 2, 60, "that ours runs")
+        runs += [client.schedule(experiment, params={"n": 1})]
+        reason = "site mesos: has as many jobs in its queue as it may (2, 3 of them not ours)"
+        wait_for(lambda: reason in runs[1].why(), 60, "that ours waits")
+        assert aurora.seen()["active"] == 4
+        aurora.others(*theirs[1:], role="crowded")
+        wait_for(lambda: runs[1].status is ExperimentState.RUNNING, 60, "the begin of ours")
+        go.touch()
+        wait_for(lambda: all(run.status in FINAL for run in runs), 60, "the end")
+        assert {run.status for run in runs} == {ExperimentState.DONE}
+        client.close()
+    aurora.others()
+    assert Counter(ledger.read_text().split()) == Counter("01")
+
+
+def test_a_count_that_fails_holds_nobody(aurora: PrivateAurora, tmp_path: Path) -> None:
+    aurora.set(execute=True, no_roles=True)
+    own = {"url": aurora.url, "cluster": "c", "role": "silent", "environment": "devel"}
+    site = SiteSettings(
+        name="mesos", kind="aurora", scratch=str(tmp_path / "scratch"), max_queued=1,
+        options=own, poll_s=0.2, poll_max_s=0.5,
+    )  # fmt: skip
+    settings = Settings(data_dir=tmp_path / "data", sites={"mesos": site})
+    aurora.others("devel/a PENDING", "devel/b PENDING", role="silent")
+    with running(settings, concurrency=2):
+        client = Client(settings)
+        runs = [client.schedule(Experiment(name="x", site="mesos", commands=["sleep 1"]))]
+        runs += [client.schedule(Experiment(name="y", site="mesos", commands=["true"]))]
+        wait_for(lambda: all(run.status in FINAL for run in runs), 60, "the end")
+        assert {run.status for run in runs} == {ExperimentState.DONE}
+        assert client.store.sites.get("mesos").load_at is None
+        assert client.store.polls.errors() == {}
+        assert changes(client) == []
+        client.close()
+    aurora.others()
 
 
 def test_a_crowd_does_not_keep_a_colleague_waiting(tmp_path: Path) -> None:
