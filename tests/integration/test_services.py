@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -58,9 +59,10 @@ class TestRabbitMQ:
         assert fetch(two, "letters") == "for two"
 
     def test_listens_on_loopback_only(self, rabbitmq: PrivateRabbitMQ) -> None:
-        links = [
-            str(entry.readlink()) for entry in Path(f"/proc/{rabbitmq.process.pid}/fd").iterdir()
-        ]
+        links = []
+        for entry in Path(f"/proc/{rabbitmq.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it closes files meanwhile
+                links.append(str(entry.readlink()))
         inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         rows += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
