@@ -5,12 +5,11 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
 from services.ports import free_port, release_port
-from services.processes import Process
+from services.processes import Process, output_of
 from services.service import Service
 
 _SBIN: Final = Path("/usr/sbin")
@@ -49,7 +48,7 @@ class PrivateAccounting(Service):
         data = self.directory / "mariadb"
         self.directory.mkdir(parents=True)
         user = getpass.getuser()
-        _run(
+        output_of(
             "mariadb-install-db",
             "--no-defaults",
             "--auth-root-authentication-method=normal",
@@ -140,17 +139,4 @@ class PrivateAccounting(Service):
         return True
 
     def _sql(self, text: str) -> None:
-        _run("mariadb", "--no-defaults", f"--socket={self._socket}", "--user=root", "-e", text)
-
-
-def _run(*words: str) -> None:
-    done = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{words[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        output_of("mariadb", "--no-defaults", f"--socket={self._socket}", "--user=root", "-e", text)

@@ -215,3 +215,22 @@ class Process:
             self._popen.wait(timeout)
         self.kill_group()
         return self._popen.wait()
+
+
+def output_of(*words: str, env: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end and return what it wrote; `RuntimeError` with its words if it fails.
+
+    `env` is added to the environment.
+    """
+    done = subprocess.run(
+        words,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+    return done.stdout

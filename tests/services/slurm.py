@@ -7,14 +7,13 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from services.accounting import PrivateAccounting
 from services.ports import free_port, release_port
-from services.processes import Process, wait_for
+from services.processes import Process, output_of, wait_for
 from services.service import Service
 
 _SBIN: Final = Path("/usr/sbin")
@@ -156,18 +155,7 @@ class PrivateSlurm(Service):
 
     def command(self, *words: str) -> str:
         """Run one of Slurm's commands and return what it wrote; raises if it fails."""
-        done = subprocess.run(
-            words,
-            env={**os.environ, **self.environ},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
-        return done.stdout
+        return output_of(*words, env=self.environ)
 
     def answers(self) -> bool:
         """True if the controller does."""
