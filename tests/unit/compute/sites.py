@@ -156,6 +156,12 @@ class SshSite(LocalSite):
         return SshBackend(name="ssh", scratch=str(self.scratch), options=self.server.options)
 
 
+def stopped_processes(token: str) -> list[int]:
+    """The processes of a job that are stopped."""
+    members = processes.scan().of_job(token, None)
+    return [p for p in members if "\nState:\tT" in Path(f"/proc/{p}/status").read_text()]
+
+
 def ignored_signals(output: str) -> int:
     """The mask of the usual signals that a job ignores which printed its SigIgn line."""
     told = re.search(r"^SigIgn:\s*([0-9a-f]+)$", output, re.MULTILINE)
