@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, LocalShell, Ran
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran
 from wlm_tasks.errors import BackendUnavailableError
 
 #: bash that ends the script with all its processes, and its caller too

@@ -20,7 +20,7 @@ from typing import Any, Final
 from wlm_tasks.compute.attempt import Claim, ExitRecord, check_token
 from wlm_tasks.compute.base import JobRef
 from wlm_tasks.compute.processes import Place
-from wlm_tasks.compute.shell import Ran, Shell
+from wlm_tasks.hosts.shell import Ran, Shell
 from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, StepError
 
 #: most that `SiteFiles.tail` reads of a file, in bytes

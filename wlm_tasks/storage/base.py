@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+from wlm_tasks.errors import StorageRefusedError
+from wlm_tasks.model.ends import Source, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +38,19 @@ class TransferResult:
 class StorageBackend(ABC):
     """One kind of storage, chosen by the scheme of a URL.
 
-    A file never has its final name before it is whole and verified: bytes go to
-    ``.<name>.wlm-part`` beside the target, which is then renamed. An interrupted transfer
-    resumes from that part file. Two transfers to one target never write at the same time: the
-    later one raises `StorageUnavailableError`. May raise only `StorageUnavailableError`
-    (transient), `StorageRefusedError` (permanent) and `InvalidPathError`.
+    It gives the ends of transfers; `wlm_tasks.storage.transfer.move` moves the bytes. A file never
+    has its final name before it is whole and verified: bytes go to a part file beside the target,
+    ``.<name>.wlm-part`` where there are names, which is then renamed. An interrupted transfer
+    resumes from that part file where the protocol permits it. Two transfers to one target never
+    write at the same time: the later one raises `StorageUnavailableError`.
+
+    Methods, and those of the ends, may raise only `StorageUnavailableError` (transient),
+    `StorageRefusedError` (permanent) and `InvalidPathError`.
     """
 
     schemes: ClassVar[frozenset[str]]
+    #: True if there is nothing to move: neither end is opened then
+    moves_nothing: ClassVar[bool] = False
 
     def check(self, url: str) -> None:  # noqa: B027 - a storage that can tell nothing accepts
         """Raise `InvalidPathError` if the text of `url` cannot name a file here.
@@ -51,17 +60,17 @@ class StorageBackend(ABC):
         """
 
     @abstractmethod
-    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
-        """Fetch `url` to `path` below the local directory `root`; never leaves `root`."""
+    def source(self, url: str) -> AbstractContextManager[Source]:
+        """Open the file at `url` for reading; `StorageRefusedError` if there is no such file."""
 
-    @abstractmethod
-    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:
-        """Send `path` below the local directory `root` to `url`; never reads outside `root`."""
+    def target(self, url: str, mode: int | None) -> AbstractContextManager[Target]:
+        """Open the place of a file to write, directories made as needed.
 
-    @abstractmethod
+        `mode` are the permission bits wanted, None for the usual ones.
+        """
+        raise StorageRefusedError(f"{url}: files cannot be written there (mode {mode})")
+
     def size(self, url: str) -> int:
         """Bytes at `url`; raises `StorageRefusedError` if there is no such file."""
-
-    def close(self) -> None:
-        """Give back connections."""
-        return
+        with self.source(url) as source:
+            return source.size

@@ -7,14 +7,22 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.checks import show
+from wlm_tasks.model.ends import Part, Readable, Source, Target
 from wlm_tasks.model.paths import PART_PREFIX, PART_SUFFIX, is_part
-from wlm_tasks.storage.beneath import COMPONENT_LIMIT, require_regular, translated
-from wlm_tasks.storage.transfer import CHUNK, Part, Readable
+from wlm_tasks.storage.beneath import (
+    COMPONENT_LIMIT,
+    open_source,
+    require_regular,
+    target_directory,
+    translated,
+)
+from wlm_tasks.storage.prefix import CHUNK
 
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
 _TRIES: Final = 5
@@ -54,6 +62,9 @@ class FileBytes:
         with translated(self.place):
             return os.pread(self.fd, length, offset)
 
+    def digest(self, length: int) -> None:
+        """Tell nothing: the file is near."""
+
     def identity(self) -> Hashable:
         """Return what a file is known by, as it was when it was opened."""
         return _identity(self.status)
@@ -65,6 +76,7 @@ class FileSource(FileBytes):
     def __init__(self, opener: Callable[[], int], place: str) -> None:
         super().__init__(opener(), place)
         self._opener = opener
+        self.mode: int | None = stat.S_IMODE(self.status.st_mode)
 
     def changed(self) -> bool:
         """Compare size, times and inode with what was opened."""
@@ -92,18 +104,36 @@ def file_source(opener: Callable[[], int], place: str) -> Iterator[FileSource]:
         source.close()
 
 
+class LocalDirectory:
+    """A directory of this host as the place to move files to and from, never out of it."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def source(self, path: str) -> AbstractContextManager[Source]:
+        """Open the file at `path` below the directory."""
+        return file_source(partial(open_source, self._root, path), f"{self._root}/{path}")
+
+    @contextmanager
+    def target(self, path: str, mode: int | None) -> Iterator[Target]:
+        """Open the place of `path` below the directory, directories made as needed."""
+        with target_directory(self._root, path) as (dir_fd, name):
+            yield FileTarget(dir_fd, name, f"{self._root}/{path}", mode=mode)
+
+
 class FileTarget:
     """A file to write, in an open directory.
 
-    `mode` are the permission bits of a new file, as far as the umask allows them.
+    `mode` are the permission bits of a new file, as far as the umask allows them; None for
+    those of any new file.
     """
 
-    def __init__(self, dir_fd: int, name: str, place: str, *, mode: int) -> None:
+    def __init__(self, dir_fd: int, name: str, place: str, *, mode: int | None) -> None:
         self._dir_fd = dir_fd
         self._name = name
         self._part_name = part_name(name)
         self._place = place
-        self._mode = stat.S_IMODE(mode) & 0o777 | 0o600
+        self._mode = 0o666 if mode is None else stat.S_IMODE(mode) & 0o777 | 0o600
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
@@ -124,7 +154,7 @@ class FileTarget:
             os.close(fd)
 
     @contextmanager
-    def part(self) -> Iterator[Part]:
+    def part(self, size: int) -> Iterator[Part]:  # noqa: ARG002 - writing tells of a full disk
         """Open and lock the part file, made if need be."""
         fd = self._lock()
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wlm_tasks.compute.reaching import reach
-from wlm_tasks.compute.shell import LocalShell
-from wlm_tasks.compute.ssh.shell import SshShell
+from wlm_tasks.hosts.shell import LocalShell
+from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import FileStore, Get, MemTestStore, Put, Store, Way
+from unit.storage.stores import FarMemStore, FileStore, Get, MemTestStore, Put, Store, Way
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def files(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path)
 
 
-@pytest.fixture(params=[FileStore, MemTestStore], ids=["file", "mem"])
+@pytest.fixture(params=[FileStore, MemTestStore, FarMemStore], ids=["file", "mem", "far"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of storage in turn."""
     made = request.param(tmp_path)

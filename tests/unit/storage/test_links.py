@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.storage.stores import (
-    CONTROL,
-    FileStore,
-    get,
-    put,
-)
+from unit.storage.stores import CONTROL, FileStore, deliver, get, put
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError
 from wlm_tasks.storage.localfiles import part_name
@@ -69,7 +64,7 @@ def test_links_that_name_the_root_by_its_path(
     (tmp_path / "way").symlink_to(".")
     (files.root / "data").write_text("data")
     (files.root / "x").symlink_to(spelling.format(root=tmp_path / named) + "/data")
-    files.backend.put(str(tmp_path / given), "x", files.url("far.dat"), CONTROL)
+    deliver(files.backend, str(tmp_path / given), "x", files.url("far.dat"), CONTROL)
     assert files.read("far.dat") == b"data"
 
 

@@ -19,8 +19,8 @@ import asyncssh
 
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.compute.remote import SiteFiles
-from wlm_tasks.compute.ssh.faults import translated
-from wlm_tasks.compute.ssh.shell import SshShell, open_channel
+from wlm_tasks.hosts.faults import translated
+from wlm_tasks.hosts.ssh import SshShell, open_channel
 from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, StorageRefusedError
 
 #: slowest rate at which a host is expected to read a file, bytes a second

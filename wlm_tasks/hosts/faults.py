@@ -13,7 +13,7 @@ from typing import Final
 
 import asyncssh
 
-from wlm_tasks.compute.ssh.address import Address
+from wlm_tasks.hosts.address import Address
 from wlm_tasks.errors import (
     BackendUnavailableError,
     SiteAuthError,

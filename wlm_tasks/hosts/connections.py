@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 
 import asyncssh
 
-from wlm_tasks.compute.ssh.address import Address
-from wlm_tasks.compute.ssh.faults import FOREIGN, LOGGING_IN, translated
-from wlm_tasks.compute.ssh.readers import Reader
+from wlm_tasks.hosts.address import Address
+from wlm_tasks.hosts.faults import FOREIGN, LOGGING_IN, translated
+from wlm_tasks.hosts.readers import Reader
 from wlm_tasks.errors import SiteAuthError, SiteOverloadedError, WlmError
 
 #: most channels at a time on one connection: OpenSSH's MaxSessions is 10 unless it is set

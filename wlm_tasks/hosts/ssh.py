@@ -10,11 +10,11 @@ from typing import Any, Final, TypeVar
 
 import asyncssh
 
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
-from wlm_tasks.compute.ssh.address import Address
-from wlm_tasks.compute.ssh.connections import Line, connections
-from wlm_tasks.compute.ssh.faults import FOREIGN, translated
-from wlm_tasks.compute.ssh.readers import Reader, exit_code
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
+from wlm_tasks.hosts.address import Address
+from wlm_tasks.hosts.connections import Line, connections
+from wlm_tasks.hosts.faults import FOREIGN, translated
+from wlm_tasks.hosts.readers import Reader, exit_code
 from wlm_tasks.errors import (
     CommandGivenUpError,
     SiteTroubleError,
