@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
+from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Resources
 
 
@@ -90,23 +90,12 @@ class SiteLoad:
 class SiteStore(ABC):
     """The files of a site whose directories the worker does not see itself.
 
-    A file is whole and verified by its SHA-256 before it has its name. May raise what a
-    `ComputeBackend` may; a lasting fault is `StorageRefusedError`.
+    Its ends may raise what a `ComputeBackend` may; a lasting fault is `StorageRefusedError`.
     """
 
     @abstractmethod
-    def put(self, source: Path, workdir: str, path: str) -> None:
-        """Bring a file of this host to `path` below `workdir`, directories made as needed.
-
-        The way never leads through a symbolic link. The file keeps its mode.
-        """
-
-    @abstractmethod
-    def get(self, workdir: str, path: str, target: Path) -> None:
-        """Bring `path` below `workdir` to a file of this host.
-
-        Links are followed as long as they stay below `workdir`.
-        """
+    def directory(self, workdir: str) -> Directory:
+        """Return an experiment's directory; raises `JobRejectedError` if it is not the site's."""
 
 
 class ComputeBackend(ABC):

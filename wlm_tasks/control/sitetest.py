@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.intake import new_id
 from wlm_tasks.state.intents import Intent, job_token
 from wlm_tasks.storage.base import TransferControl
-from wlm_tasks.tasks.moving import Mover, mover
+from wlm_tasks.tasks.moving import Mover
 from wlm_tasks.tasks.perform import job_spec
 
 #: Seconds between two looks at a job.
@@ -153,20 +153,16 @@ class SiteTest:
         return f"{load.queued} queued, {load.running} running, {load.foreign} of them not ours"
 
     def _stage_in(self) -> str:
-        with self._moving() as (moving, here):
+        with tempfile.TemporaryDirectory() as directory:
+            here = Path(directory)
             (here / _INPUT).write_text(f"{self._word}\n")
-            moving.bring(Transfer((here / _INPUT).as_uri(), _INPUT), TransferControl())
+            self._mover.bring(Transfer((here / _INPUT).as_uri(), _INPUT), TransferControl())
         return f"to {self._backend.url(f'{self._workdir}/{_INPUT}')}"
 
-    @contextmanager
-    def _moving(self) -> Iterator[tuple[Mover, Path]]:
-        """What moves files as the staging steps do, and a directory of this host."""
-        spool = self.runtime.settings.data_dir / "spool" / self._id
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            mover(self._backend.files, self._workdir, spool) as moving,
-        ):
-            yield moving, Path(directory)
+    @property
+    def _mover(self) -> Mover:
+        """What moves files as the staging steps do."""
+        return Mover(self._backend.files, self._workdir)
 
     def _submit(self) -> str:
         commands = [f"cat {_INPUT}", f"cp {_INPUT} {_OUTPUT}", f"echo run >> {_RUNS}"]
@@ -203,9 +199,10 @@ class SiteTest:
         return "what the job wrote can be read"
 
     def _stage_out(self) -> str:
-        with self._moving() as (moving, here):
+        with tempfile.TemporaryDirectory() as directory:
+            here = Path(directory)
             for name in (_OUTPUT, _RUNS):
-                moving.take(Transfer(name, (here / name).as_uri()), TransferControl())
+                self._mover.take(Transfer(name, (here / name).as_uri()), TransferControl())
             text, runs = (here / _OUTPUT).read_text(), (here / _RUNS).read_text().splitlines()
         if text != f"{self._word}\n":
             raise SiteTestFault(f"{_OUTPUT} is not what the job was given")

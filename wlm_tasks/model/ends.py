@@ -76,3 +76,21 @@ class Target(Protocol):
         What was written is there for the next transfer when the block ends. Raises
         `StorageUnavailableError` if another transfer has locked it.
         """
+
+
+class Directory(Protocol):
+    """An experiment's directory, as the place to move files to and from, never out of it."""
+
+    def source(self, path: str) -> AbstractContextManager[Source]:
+        """Open the regular file at `path` below the directory.
+
+        Links are followed as long as they stay below it. Raises `StorageRefusedError` if there is
+        no such file.
+        """
+
+    def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
+        """Open the place of `path` below the directory, directories made as needed.
+
+        The way never leads through a symbolic link. `mode` are the permission bits wanted, None
+        for the usual ones.
+        """

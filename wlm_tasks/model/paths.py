@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from wlm_tasks.model.checks import (
     is_text,
     plain,
     problem,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -153,6 +155,21 @@ def _a_new_file(value: object) -> str:
 def is_part(name: str) -> bool:
     """Tell whether a file of this name is one that is still being written."""
     return name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
+
+
+def part_name(name: str) -> str:
+    """Return the name of the part file of `name`: ``.<name>.wlm-part``.
+
+    A name too long for that is shortened. Raises `InvalidPathError` for a part file's name.
+    """
+    if is_part(name):
+        raise InvalidPathError(
+            f"path: got {show(name)}, expected a name other than that of a part file"
+        )
+    full = f"{PART_PREFIX}{name}{PART_SUFFIX}"
+    if len(os.fsencode(full)) <= COMPONENT_LIMIT:
+        return full
+    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{PART_SUFFIX}"
 
 
 def _unless(problems: list[Problem], transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:

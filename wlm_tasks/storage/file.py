@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import show
 from wlm_tasks.model.ends import Source, Target
+from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.beneath import (
     COMPONENT_LIMIT,
@@ -21,7 +22,7 @@ from wlm_tasks.storage.beneath import (
     target_directory,
     translated,
 )
-from wlm_tasks.storage.localfiles import FileTarget, file_source, part_name
+from wlm_tasks.storage.localfiles import FileTarget, file_source
 
 _URL: Final = re.compile(
     r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.IGNORECASE | re.DOTALL

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
@@ -12,11 +11,9 @@ from functools import partial
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
-from wlm_tasks.model.checks import show
 from wlm_tasks.model.ends import Part, Readable, Source, Target
-from wlm_tasks.model.paths import PART_PREFIX, PART_SUFFIX, is_part
+from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.beneath import (
-    COMPONENT_LIMIT,
     open_source,
     require_regular,
     target_directory,
@@ -27,21 +24,6 @@ from wlm_tasks.storage.prefix import CHUNK
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
 _TRIES: Final = 5
 _ZEROS: Final = bytes(CHUNK)
-
-
-def part_name(name: str) -> str:
-    """Return the name of the part file of `name`: ``.<name>.wlm-part``.
-
-    A name too long for that is shortened. Raises `InvalidPathError` for a part file's name.
-    """
-    if is_part(name):
-        raise InvalidPathError(
-            f"path: got {show(name)}, expected a name other than that of a part file"
-        )
-    full = f"{PART_PREFIX}{name}{PART_SUFFIX}"
-    if len(os.fsencode(full)) <= COMPONENT_LIMIT:
-        return full
-    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{PART_SUFFIX}"
 
 
 class FileBytes:

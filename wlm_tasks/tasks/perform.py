@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +23,7 @@ from wlm_tasks.state.intents import Held, Intent, job_token
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
-from wlm_tasks.tasks.moving import Mover, mover
+from wlm_tasks.tasks.moving import Mover
 from wlm_tasks.tasks.patience import patiently
 
 #: Seconds between two saves of a transfer's progress.
@@ -97,19 +96,16 @@ def setup(work: Work) -> Outcome:
 
 def stage_in(work: Work) -> Outcome:
     """Bring every input to the experiment's directory."""
-    with _mover(work) as mover:
-        return _transfer_all(work, work.experiment.inputs, mover.bring)
+    return _transfer_all(work, work.experiment.inputs, _mover(work).bring)
 
 
 def stage_out(work: Work) -> Outcome:
     """Bring every output to where its owner wants it."""
-    with _mover(work) as mover:
-        return _transfer_all(work, work.experiment.outputs, mover.take)
+    return _transfer_all(work, work.experiment.outputs, _mover(work).take)
 
 
-def _mover(work: Work) -> AbstractContextManager[Mover]:
-    files, spool = work.site.backend.files, work.runtime.settings.data_dir / "spool"
-    return mover(files, work.workdir, spool / work.claim.experiment_id)
+def _mover(work: Work) -> Mover:
+    return Mover(work.site.backend.files, work.workdir)
 
 
 def _transfer_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from services.sshd import PrivateSshd
+from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
 from wlm_tasks.storage.beneath import target_directory
 from wlm_tasks.storage.fake import FakeStorage, MemStore
 from wlm_tasks.storage.file import FileStorage
-from wlm_tasks.storage.localfiles import FileTarget, LocalDirectory, part_name
+from wlm_tasks.storage.localfiles import FileTarget, LocalDirectory
+from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.storage.transfer import move
 
 MiB = 1024 * 1024
@@ -97,6 +101,8 @@ class Store(ABC):
 
 
 class FileStore(Store):
+    backend: StorageBackend
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.far = directory / "far side"
@@ -151,6 +157,27 @@ class MemTestStore(Store):
 
     def locked(self, name: str) -> AbstractContextManager[object]:
         return self.store.locked(self.url(name))
+
+
+class ScpStore(FileStore):
+    """Files of this host by way of an sshd."""
+
+    def __init__(self, directory: Path, server: PrivateSshd) -> None:
+        super().__init__(directory)
+        self._server = server
+        self.backend = ScpStorage(name="lab", options=server.options)
+
+    def url(self, name: str) -> str:
+        server = self._server
+        return f"scp://{server.host}:{server.port}{quote(str(self.path(name)))}"
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        part = self.path(part_name(name))
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        part.unlink()
 
 
 class FarMemStore(MemTestStore):

@@ -27,10 +27,10 @@ from unit.storage.stores import (
 
 from services import require
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage import transfer
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.file import FileStorage, file_path
-from wlm_tasks.storage.localfiles import part_name
 
 
 @pytest.mark.parametrize(

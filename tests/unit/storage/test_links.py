@@ -10,7 +10,7 @@ import pytest
 from unit.storage.stores import CONTROL, FileStore, deliver, get, put
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError
-from wlm_tasks.storage.localfiles import part_name
+from wlm_tasks.model.paths import part_name
 
 # ways out of the directory `root` to the file `secret` in the directory `outside` beside it:
 # links to be made below root, by name
