@@ -162,7 +162,7 @@ class SiteTest:
     @property
     def _mover(self) -> Mover:
         """What moves files as the staging steps do."""
-        return Mover(self._backend.files, self._workdir)
+        return Mover(self.runtime.settings, self._backend.files, self._workdir)
 
     def _submit(self) -> str:
         commands = [f"cat {_INPUT}", f"cp {_INPUT} {_OUTPUT}", f"echo run >> {_RUNS}"]

@@ -119,7 +119,7 @@ class Pull(_Stream):
         """Return a whole piece, or what has come of it in a moment; nothing at the end."""
         loop, stdout = asyncio.get_running_loop(), self._process.stdout
         piece, until = bytearray(), loop.time() + _MOMENT_S
-        while len(piece) < _PIECE and loop.time() < until or not piece:
+        while (len(piece) < _PIECE and loop.time() < until) or not piece:
             async with asyncio.timeout(STALL_S):
                 read = await stdout.read(_PIECE - len(piece))
             if not read:

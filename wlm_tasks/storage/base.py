@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
-from wlm_tasks.errors import StorageRefusedError
+from wlm_tasks.errors import ConfigError, StorageRefusedError
+from wlm_tasks.model.checks import problem
 from wlm_tasks.model.ends import Source, Target
 
 
@@ -51,6 +53,16 @@ class StorageBackend(ABC):
     schemes: ClassVar[frozenset[str]]
     #: True if there is nothing to move: neither end is opened then
     moves_nothing: ClassVar[bool] = False
+
+    def __init__(
+        self, *, name: str = "", options: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        """Take the settings of the storage the URL is of; raises `ConfigError` for unknown ones.
+
+        `name` and `options` are those of the table ``[storages.NAME]`` that holds for the URL.
+        """
+        for key, value in options.items():
+            raise ConfigError(problem(f"storages.{name}.{key}", value, "no such setting"))
 
     def check(self, url: str) -> None:  # noqa: B027 - a storage that can tell nothing accepts
         """Raise `InvalidPathError` if the text of `url` cannot name a file here.

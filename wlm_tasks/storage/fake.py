@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Part, Readable, Source, Target
@@ -66,7 +66,8 @@ class FakeStorage(StorageBackend):
 
     schemes: ClassVar[frozenset[str]] = frozenset({"mem"})
 
-    def __init__(self, store: MemStore | None = None) -> None:
+    def __init__(self, store: MemStore | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.store = store or MemStore()
 
     def source(self, url: str) -> AbstractContextManager[Source]:

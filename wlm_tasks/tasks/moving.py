@@ -6,10 +6,11 @@ Bytes go straight from one end to the other, through this process and no file of
 from __future__ import annotations
 
 from wlm_tasks.compute.base import SiteStore
+from wlm_tasks.config import Settings
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.plugins import storage_backend
-from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage.base import StorageBackend, TransferControl
 from wlm_tasks.storage.localfiles import LocalDirectory
 from wlm_tasks.storage.transfer import move
 
@@ -17,14 +18,15 @@ from wlm_tasks.storage.transfer import move
 class Mover:
     """Moves single files of one experiment; returns False if told to stop before the end."""
 
-    def __init__(self, files: SiteStore | None, workdir: str) -> None:
+    def __init__(self, settings: Settings, files: SiteStore | None, workdir: str) -> None:
         """Without `files` the worker sees the directory itself."""
+        self._settings = settings
         self._files = files
         self._workdir = workdir
 
     def bring(self, transfer: Transfer, control: TransferControl) -> bool:
         """Move an input to the experiment's directory."""
-        storage = storage_backend(transfer.src)
+        storage = self._storage(transfer.src)
         if storage.moves_nothing:
             return True
         with (
@@ -35,7 +37,7 @@ class Mover:
 
     def take(self, transfer: Transfer, control: TransferControl) -> bool:
         """Move an output out of it."""
-        storage = storage_backend(transfer.dest)
+        storage = self._storage(transfer.dest)
         if storage.moves_nothing:
             return True
         with (
@@ -43,6 +45,9 @@ class Mover:
             storage.target(transfer.dest, source.mode) as target,
         ):
             return move(source, target, control).complete
+
+    def _storage(self, url: str) -> StorageBackend:
+        return storage_backend(url, self._settings.storage(url))
 
     def _directory(self) -> Directory:
         if self._files is None:

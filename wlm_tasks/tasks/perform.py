@@ -105,7 +105,7 @@ def stage_out(work: Work) -> Outcome:
 
 
 def _mover(work: Work) -> Mover:
-    return Mover(work.site.backend.files, work.workdir)
+    return Mover(work.runtime.settings, work.site.backend.files, work.workdir)
 
 
 def _transfer_all(
