@@ -65,6 +65,8 @@ class _Stream:
 
     async def _ending(self) -> Ran:
         process = self._process
+        with suppress(*FOREIGN):  # it may have ended before
+            process.stdin.write_eof()
         out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
         await process.wait_closed()
         code = exit_code(process)
@@ -182,6 +184,4 @@ class Push(_Stream):
     def end(self) -> None:
         """Send the end and wait for the script's; raises if it failed or did not get all."""
         self._settle()
-        with suppress(*FOREIGN):
-            self._process.stdin.write_eof()
         self._over()
