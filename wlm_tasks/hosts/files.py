@@ -47,15 +47,17 @@ class Place:
 def inside(workdir: str, scratch: str, path: str) -> Place:
     """Return the place of `path` in an experiment's directory below `scratch`.
 
-    A target's way never leads through a symbolic link; a source's links stay below `workdir`.
-    Raises `StorageRefusedError` unless the text of the path stays where it starts.
+    An empty path is the directory itself. A target's way never leads through a symbolic link; a
+    source's links stay below `workdir`. Raises `StorageRefusedError` unless the text of the path
+    stays where it starts.
     """
-    if "\0" in path or any(part in {"", ".", ".."} for part in path.split("/")):
+    if "\0" in path or (path and any(part in {"", ".", ".."} for part in path.split("/"))):
         raise StorageRefusedError(
             f"path: got {path!r}, expected a relative path without '..', '.', '//' or NUL"
         )
     key = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32]
-    return Place(f"{workdir}/{path}", INSIDE, (workdir, scratch, path, key))
+    name = f"{workdir}/{path}" if path else workdir
+    return Place(name, INSIDE, (workdir, scratch, path, key))
 
 
 def anywhere(path: str) -> Place:
@@ -86,28 +88,34 @@ class HostFiles:
 
     def run(self, what: str, place: Place, *arguments: object, size: int = 0) -> list[str]:
         """Run a script of `SCRIPTS`; `size` are the bytes it reads. Returns its words."""
-        words = [*place.arguments, *map(str, arguments)]
+        words = map(str, arguments)
+        return self.ask(SCRIPTS[what], place, *words, size=size).decode(errors="replace").split()
+
+    def ask(self, script: str, place: Place, *arguments: str, size: int = 0) -> bytes:
+        """Run a script behind the place's prologue and return its output."""
         with self._telling():
             ran = self._shell.run(
-                place.prologue + SCRIPTS[what], words, timeout_s=_SLACK_S + size / _SLOW
+                place.prologue + script,
+                [*place.arguments, *arguments],
+                timeout_s=_SLACK_S + size / _SLOW,
             )
             if ran.code == OUTSIDE:
                 raise JobRejectedError(f"{place.name}: is not below the site's scratch directory")
             if ran.code:
                 raise failure(ran, place.name)
-        return ran.out.decode(errors="replace").split()
+        return ran.out
 
-    def pull(self, place: Place, offset: int) -> Pull:
-        """Begin to read."""
-        words = [*place.arguments, str(offset)]
+    def pull(self, script: str, place: Place, *arguments: str) -> Pull:
+        """Begin to read what a script writes."""
+        words = [*place.arguments, *arguments]
         with self._telling():
-            return Pull(self._shell, place.prologue + SCRIPTS["read"], words, about=place.name)
+            return Pull(self._shell, place.prologue + script, words, about=place.name)
 
-    def push(self, place: Place, offset: int) -> Push:
-        """Begin to write."""
-        words = [*place.arguments, str(offset)]
+    def push(self, script: str, place: Place, *arguments: str) -> Push:
+        """Begin to write what a script reads."""
+        words = [*place.arguments, *arguments]
         with self._telling():
-            return Push(self._shell, place.prologue + SCRIPTS["write"], words, about=place.name)
+            return Push(self._shell, place.prologue + script, words, about=place.name)
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -151,7 +159,8 @@ class _Bytes:
     def read_at(self, offset: int, length: int) -> bytes:
         if self._pull is None or self._offset != offset:
             self.close()
-            self._pull, self._offset = self._files.pull(self._at, offset), offset
+            self._pull = self._files.pull(SCRIPTS["read"], self._at, str(offset))
+            self._offset = offset
         with self._files.telling():
             data = self._pull.read(length)
         self._offset += len(data)
@@ -240,7 +249,8 @@ class _Part(_Bytes):
             self._push.write(data)
 
     def _begin(self, offset: int) -> None:
-        self._push, self._end, self._written = self._files.push(self._at, offset), None, True
+        self._push = self._files.push(SCRIPTS["write"], self._at, str(offset))
+        self._end, self._written = None, True
 
     def flush(self) -> None:
         """See to it that all is there."""

@@ -28,6 +28,7 @@ _LASTING: Final = re.compile(
     "|Not a directory|Is a directory|File exists|File name too long|File too large"
     "|Too many levels of symbolic links|Invalid cross-device link|Too many links"
     "|Operation not supported|No such device or address|Numerical result out of range"
+    "|cannot overwrite"
 )
 
 #: in front of a script; messages are English, whatever the user's locale is

@@ -72,7 +72,20 @@ to_target() {
   done
   name=$rest
 }
+enter_source() {
+  local root=$PWD
+  [ -z "$below" ] || cd -P -- "./$below" || exit 1
+  if [[ $PWD != "$root" && $PWD != "${root%/}"/* ]]; then
+    echo "$path: a symbolic link leads out of the experiment's directory" >&2
+    exit 67
+  fi
+}
+enter_target() {
+  [ -n "$below" ] || return 0
+  below+=/. to_target
+}
 grant() { chmod "$1" -- "$2"; }
+permissions=-p
 """
 )
 #: arguments: DIRECTORY NAME PATH PART
@@ -87,6 +100,9 @@ to_target() {
   mkdir -p -- "$directory" && cd -P -- "$directory" || exit 1
   part=./$key
 }
+enter_source() { cd -P -- "$path" || exit 1; }
+enter_target() { mkdir -p -- "$path" && cd -P -- "$path" || exit 1; }
+permissions=--no-same-permissions
 grant() { chmod "$(printf %o $((8#$1 & ~8#$(umask))))" -- "$2"; }
 """
 )

@@ -6,8 +6,9 @@ An end may raise what the backend it is of may raise. Offsets and lengths are by
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -93,4 +94,67 @@ class Directory(Protocol):
 
         The way never leads through a symbolic link. `mode` are the permission bits wanted, None
         for the usual ones.
+        """
+
+    def tree(self, path: str, pattern: str) -> Tree:
+        """Return the files below `path`, those of names like `pattern` there if it says any.
+
+        `path` is empty for the directory itself.
+        """
+
+    def tree_target(self, path: str) -> TreeTarget:
+        """Return the directory at `path` to move files to, made as needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A regular file of a tree."""
+
+    path: str  #: below the tree
+    size: int  #: bytes, when the tree was listed
+    mode: int  #: permission bits
+
+
+class Tree(Protocol):
+    """Files below a directory to move together."""
+
+    place: str  #: for messages
+
+    def entries(self) -> list[Entry]:
+        """Return the files that are meant, sorted by path.
+
+        Raises `StorageRefusedError` for a missing directory, for what is neither file nor
+        directory, and for a symbolic link that leads anywhere but to a file of the tree.
+        """
+
+    def source(self, path: str) -> AbstractContextManager[Source]:
+        """Open one of them."""
+
+    def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Return the SHA-256 of these files by path, in one go."""
+
+    def pack(
+        self, entries: Sequence[Entry], word: str
+    ) -> AbstractContextManager[Iterator[bytes]] | None:
+        """Return a tar archive of these files as a stream; None where that cannot be done.
+
+        Its members are called ``./path``; the last one has the name `word` and says in the format
+        of sha256sum(1) which digests they have.
+        """
+
+
+class TreeTarget(Protocol):
+    """A directory to move files to."""
+
+    def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
+        """Open the place of one file."""
+
+    def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Return the SHA-256 by path of those of these files that are there, of the same size."""
+
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:
+        """Take these files from a stream of `Tree.pack`; False where that cannot be done.
+
+        Each gets its name when all are there, have the digests that the archive says, and are on
+        the disk. Nothing is read of the stream if the answer is False.
         """

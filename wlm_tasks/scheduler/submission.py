@@ -13,7 +13,7 @@ from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
 from wlm_tasks.model.experiment import Experiment, check_key, fingerprint
 from wlm_tasks.model.params import bind, bind_many, expand_sweep
-from wlm_tasks.model.paths import repeated, resolve_paths
+from wlm_tasks.model.paths import is_directory, repeated, resolve_paths
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.plan import Plan, plan
@@ -103,7 +103,7 @@ def _check_places(bound: Sequence[Experiment]) -> None:
             if scheme not in storages:
                 storages[scheme] = storage_backend(url)
             try:
-                storages[scheme].check(url)
+                storages[scheme].check(f"{url}x" if is_directory(url) else url)
             except InvalidPathError as error:
                 raise InvalidPathError(f"{field}: {error.message}") from None
         _check_outputs_differ(one)

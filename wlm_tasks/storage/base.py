@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar
+from urllib.parse import quote
 
 from wlm_tasks.errors import ConfigError, StorageRefusedError
 from wlm_tasks.model.checks import problem
-from wlm_tasks.model.ends import Source, Target
+from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,35 @@ class StorageBackend(ABC):
         """
         raise StorageRefusedError(f"{url}: files cannot be written there (mode {mode})")
 
+    def tree(self, url: str, pattern: str) -> Tree:
+        """Return the files below the directory at `url`, those like `pattern` if it says any."""
+        raise StorageRefusedError(f"{url}: a directory cannot be listed there ({pattern!r})")
+
+    def tree_target(self, url: str) -> TreeTarget:
+        """Return the directory at `url` to move files to: each by itself, if not overridden."""
+        return SingleFiles(self, url)
+
     def size(self, url: str) -> int:
         """Bytes at `url`; raises `StorageRefusedError` if there is no such file."""
         with self.source(url) as source:
             return source.size
+
+
+class SingleFiles:
+    """A directory to move files to, one by one."""
+
+    def __init__(self, storage: StorageBackend, url: str) -> None:
+        self._storage = storage
+        self._url = url
+
+    def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
+        """Open the place of one file."""
+        return self._storage.target(f"{self._url}/{quote(os.fsencode(path))}", mode)
+
+    def digests(self, entries: Sequence[Entry]) -> dict[str, str]:  # noqa: ARG002
+        """Tell nothing: each file is compared when its turn comes."""
+        return {}
+
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:  # noqa: ARG002
+        """Take nothing."""
+        return False

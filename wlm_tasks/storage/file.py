@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import show
-from wlm_tasks.model.ends import Source, Target
+from wlm_tasks.model.ends import Source, Target, Tree, TreeTarget
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.beneath import (
@@ -23,6 +23,7 @@ from wlm_tasks.storage.beneath import (
     translated,
 )
 from wlm_tasks.storage.localfiles import FileTarget, file_source
+from wlm_tasks.storage.localtrees import LocalTree, LocalTreeTarget
 
 _URL: Final = re.compile(
     r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.IGNORECASE | re.DOTALL
@@ -57,6 +58,17 @@ class FileStorage(StorageBackend):
         # nothing of the URL is untrusted but its last name, which is never followed
         with target_directory(str(place.parent), place.name) as (dir_fd, name):
             yield FileTarget(dir_fd, name, str(place), mode=mode)
+
+    def tree(self, url: str, pattern: str) -> Tree:
+        """Return the files below the directory of the URL."""
+        return LocalTree(file_path(url), "", pattern)
+
+    def tree_target(self, url: str) -> TreeTarget:
+        """Return the directory of the URL, made as needed."""
+        place = file_path(url)
+        with translated(place):
+            Path(place).mkdir(parents=True, exist_ok=True)
+        return LocalTreeTarget(place, "")
 
 
 def file_path(url: str) -> str:

@@ -6,17 +6,14 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
-from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.beneath import (
-    open_source,
     require_regular,
-    target_directory,
     translated,
 )
 from wlm_tasks.storage.prefix import CHUNK
@@ -84,23 +81,6 @@ def file_source(opener: Callable[[], int], place: str) -> Iterator[FileSource]:
         yield source
     finally:
         source.close()
-
-
-class LocalDirectory:
-    """A directory of this host as the place to move files to and from, never out of it."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-
-    def source(self, path: str) -> AbstractContextManager[Source]:
-        """Open the file at `path` below the directory."""
-        return file_source(partial(open_source, self._root, path), f"{self._root}/{path}")
-
-    @contextmanager
-    def target(self, path: str, mode: int | None) -> Iterator[Target]:
-        """Open the place of `path` below the directory, directories made as needed."""
-        with target_directory(self._root, path) as (dir_fd, name):
-            yield FileTarget(dir_fd, name, f"{self._root}/{path}", mode=mode)
 
 
 class FileTarget:

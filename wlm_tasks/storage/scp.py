@@ -19,8 +19,9 @@ from wlm_tasks.errors import (
 from wlm_tasks.hosts.address import Address, address_of
 from wlm_tasks.hosts.files import HostFiles, Place, anywhere
 from wlm_tasks.hosts.ssh import SshShell
+from wlm_tasks.hosts.trees import HostTree, HostTreeTarget
 from wlm_tasks.model.checks import show
-from wlm_tasks.model.ends import Source, Target
+from wlm_tasks.model.ends import Source, Target, Tree, TreeTarget
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.beneath import COMPONENT_LIMIT
@@ -69,6 +70,16 @@ class ScpStorage(StorageBackend):
         """Return the place of the file of the URL; directories are made as needed."""
         files, place = self._at(url)
         return nullcontext(files.target(place, mode))
+
+    def tree(self, url: str, pattern: str) -> Tree:
+        """Return the files below the directory of the URL."""
+        files, place = self._at(url)
+        return HostTree(files, place, lambda path: anywhere(f"{place.name}/{path}"), pattern)
+
+    def tree_target(self, url: str) -> TreeTarget:
+        """Return the directory of the URL, made as needed."""
+        files, place = self._at(url)
+        return HostTreeTarget(files, place, lambda path: anywhere(f"{place.name}/{path}"))
 
     def _at(self, url: str) -> tuple[HostFiles, Place]:
         self.check(url)

@@ -93,7 +93,7 @@ class _Move:
         # what is equal is kept, so that bytes of another source or of a broken write never stay
         self._part.truncate(prefix.done)
         size, control = self._source.size, self._control
-        pace = _Pace(control)
+        pace = Pace(control)
         while prefix.done < size:
             if control.should_stop():
                 return True
@@ -139,7 +139,7 @@ class _Move:
         return TransferResult(complete=True, size=size, done=size, moved=self._moved, sha256=digest)
 
 
-class _Pace:
+class Pace:
     """Keeps the rate of a transfer below its bound."""
 
     def __init__(self, control: TransferControl) -> None:

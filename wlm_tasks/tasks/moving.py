@@ -9,10 +9,17 @@ from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.config import Settings
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Transfer
+from wlm_tasks.model.paths import is_directory, split_tree
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.storage.base import StorageBackend, TransferControl
-from wlm_tasks.storage.localfiles import LocalDirectory
+from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.transfer import move
+from wlm_tasks.storage.trees import move_tree
+
+
+def _path(directory: str) -> str:
+    """Return a directory's path below that of the experiment, empty for that itself."""
+    return "/".join(part for part in directory.split("/") if part not in {"", "."})
 
 
 class Mover:
@@ -29,6 +36,11 @@ class Mover:
         storage = self._storage(transfer.src)
         if storage.moves_nothing:
             return True
+        if is_directory(transfer.dest):
+            tree = storage.tree(*split_tree(transfer.src))
+            return move_tree(
+                tree, self._directory().tree_target(_path(transfer.dest)), control
+            ).complete
         with (
             storage.source(transfer.src) as source,
             self._directory().target(transfer.dest, source.mode) as target,
@@ -40,6 +52,10 @@ class Mover:
         storage = self._storage(transfer.dest)
         if storage.moves_nothing:
             return True
+        if is_directory(transfer.dest):
+            directory, pattern = split_tree(f"./{transfer.src}")
+            tree = self._directory().tree(_path(directory), pattern)
+            return move_tree(tree, storage.tree_target(transfer.dest[:-1]), control).complete
         with (
             self._directory().source(transfer.src) as source,
             storage.target(transfer.dest, source.mode) as target,

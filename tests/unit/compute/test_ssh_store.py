@@ -13,7 +13,7 @@ from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.errors import BackendUnavailableError, StorageRefusedError
 from wlm_tasks.storage.base import TransferControl, TransferResult
-from wlm_tasks.storage.localfiles import LocalDirectory
+from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.transfer import move
 
 ODD = ["plain", "a b/-c/-r f", "é 😀/$(id)", "it's", "*", "deep/er/and/deeper", "\\n"]

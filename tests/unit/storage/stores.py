@@ -16,7 +16,8 @@ from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResu
 from wlm_tasks.storage.beneath import target_directory
 from wlm_tasks.storage.fake import FakeStorage, MemStore
 from wlm_tasks.storage.file import FileStorage
-from wlm_tasks.storage.localfiles import FileTarget, LocalDirectory
+from wlm_tasks.storage.localfiles import FileTarget
+from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.storage.transfer import move
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.compute.remote import SiteFiles
-from wlm_tasks.hosts.files import HostFiles, inside
+from wlm_tasks.errors import StorageRefusedError
+from wlm_tasks.hosts.files import HostFiles, Place, inside
 from wlm_tasks.hosts.ssh import SshShell
-from wlm_tasks.model.ends import Directory, Source, Target
+from wlm_tasks.hosts.trees import HostTree, HostTreeTarget
+from wlm_tasks.model.ends import Directory, Source, Target, Tree, TreeTarget
 
 
 class SshStore(SiteStore):
@@ -31,7 +34,31 @@ class _Workdir:
         self._scratch = scratch
 
     def source(self, path: str) -> AbstractContextManager[Source]:
-        return self._files.source(inside(self._workdir, self._scratch, path))
+        return self._files.source(self._at(path))
 
     def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
-        return nullcontext(self._files.target(inside(self._workdir, self._scratch, path), mode))
+        return nullcontext(self._files.target(self._at(path), mode))
+
+    def tree(self, path: str, pattern: str) -> Tree:
+        below = partial(_joined, path)
+        return HostTree(
+            self._files, self._directory(path), lambda file: self._at(below(file)), pattern
+        )
+
+    def tree_target(self, path: str) -> TreeTarget:
+        below = partial(_joined, path)
+        return HostTreeTarget(
+            self._files, self._directory(path), lambda file: self._at(below(file))
+        )
+
+    def _at(self, path: str) -> Place:
+        if not path:
+            raise StorageRefusedError("path: got '', expected a relative path of a file")
+        return self._directory(path)
+
+    def _directory(self, path: str) -> Place:
+        return inside(self._workdir, self._scratch, path)
+
+
+def _joined(directory: str, path: str) -> str:
+    return f"{directory}/{path}" if directory else path
