@@ -24,6 +24,7 @@ from unit.storage.stores import (
     Way,
     deliver,
     sha256,
+    stop_after,
 )
 
 from services.fixtures import MakeSshd
@@ -246,13 +247,11 @@ def test_from_host_to_host(
     target_url = f"sftp://{other.host}:{other.port}{tmp_path}/there"
     moved = []
     for stops in (3, 1000):
-        asked = iter(range(stops))
-        control = TransferControl(should_stop=lambda asked=asked: next(asked, None) is None)
         with (
             scp.backend.source(scp.url("here")) as source,
             there.target(target_url, 0o640) as target,
         ):
-            result = move(source, target, control)
+            result = move(source, target, stop_after(stops))
             moved.append(result.moved)
     assert result.complete
     assert result.sha256 == sha256(data)

@@ -217,7 +217,7 @@ def test_a_directory_in_the_place_of_a_file(places: Places, there: str) -> None:
 def test_slices(places: Places, here: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "BUNCH_FILES", 2)
     places.fill(FILES)
-    results = []
+    results: list[TransferResult] = []
     while not results or not results[-1].complete:
         tree, target = places.tree(here), places.tree_target(there)
         results.append(move_tree(tree, target, stop_after(1)))
