@@ -19,6 +19,7 @@ from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
 from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
+from services.webfiles import WebFiles
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +127,13 @@ def aurora(aurora_server: PrivateAurora) -> PrivateAurora:
     """The run's private Aurora with every fault switched off."""
     aurora_server.reset()
     return aurora_server
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebFiles]:
+    """An HTTP server of the test's own that gives and takes files."""
+    with WebFiles(tmp_path / "web") as server:
+        yield server
 
 
 MakeAurora = Callable[[], PrivateAurora]
