@@ -199,7 +199,7 @@ class SiteTest:
     def _read(self) -> str:
         said = self._backend.tail(self._submitted[0].ref, "stdout", 5)
         if not said and self._backend.carries_files:
-            return "nothing can be read: the site says nothing of where output would be kept"
+            return "nothing of it can be read: jobs of this site leave their output nowhere we see"
         if self._word not in said:
             raise SiteTestFault(f"its output was not found there: got {said[:100]!r}")
         return "what the job wrote can be read"
