@@ -25,9 +25,9 @@ from wlm_tasks.model.states import FINAL, ExperimentState
 def site(aurora: PrivateAurora, web: WebFiles, scratch: Path) -> SiteSettings:
     aurora.set(execute=True)
     own = {"url": aurora.url, "cluster": "c", "role": "gateway", "environment": "devel"}
-    options = {**own, "shared_scratch": False, "upload_url": f"{web.url}/runs"}
+    more: dict[str, str | int] = {"shared_scratch": False, "upload_url": f"{web.url}/runs"}
     return SiteSettings(
-        name="alone", kind="aurora", scratch=str(scratch), options=options, poll_s=0.2
+        name="alone", kind="aurora", scratch=str(scratch), options=more | own, poll_s=0.2
     )
 
 
@@ -68,6 +68,7 @@ def test_an_experiment_from_its_input_to_its_output(client: Client, web: WebFile
     run = end(client, sort(web, digest=digest))
     assert run.status is ExperimentState.DONE, run.why()
     assert (web.directory / "out" / "7.txt").read_text() == "1\n2\n3\n"
+    assert run.job is not None
     assert (run.job.stdout(), run.job.stderr()) == ("sorting 7\n", "trouble\n")
     assert run.job.view.exit_code == 0
     names = [step.name for step in run.steps]

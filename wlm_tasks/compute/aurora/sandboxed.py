@@ -28,7 +28,12 @@ from wlm_tasks.compute.aurora.notes import Notes, Patience
 from wlm_tasks.compute.aurora.uploads import Uploads
 from wlm_tasks.compute.base import CANCEL_WAIT_S, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.local import translated
-from wlm_tasks.errors import BackendUnavailableError, PermanentError
+from wlm_tasks.errors import (
+    BackendUnavailableError,
+    InvalidPathError,
+    JobRejectedError,
+    PermanentError,
+)
 from wlm_tasks.model.experiment import Transfer
 
 _log = logging.getLogger(__name__)
@@ -75,6 +80,10 @@ class SandboxedBackend(AuroraBackend):
         carrying.check(inputs, outputs)
 
     def _texts(self, spec: JobSpec) -> dict[str, str]:
+        try:
+            carrying.check(spec.inputs, spec.outputs)
+        except InvalidPathError as error:  # the site's settings were others at intake
+            raise JobRejectedError(error.message) from error
         return {"limit": f"{spec.resources.walltime_s + spec.ref.stop_grace_s:.3f}"}
 
     def _exists(self, notes: Notes) -> bool:
