@@ -14,6 +14,7 @@ import pytest
 from services import GUARDIAN, require, require_service
 from services.accounting import PrivateAccounting
 from services.aurora import PrivateAurora
+from services.ftpfiles import FtpFiles
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
@@ -133,6 +134,13 @@ def aurora(aurora_server: PrivateAurora) -> PrivateAurora:
 def web(tmp_path: Path) -> Iterator[WebFiles]:
     """An HTTP server of the test's own that gives and takes files."""
     with WebFiles(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def ftp(tmp_path: Path) -> Iterator[FtpFiles]:
+    """An FTP server of the test's own that gives and takes files."""
+    with FtpFiles(tmp_path / "ftp") as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 Paths that begin with a number of three digits, such as ``/507/x``, are answered with it. A request
 with ``If-None-Match: *`` is refused if the file is there, unless the path begins with ``/deaf/``.
+What is put below ``/short/`` loses its second half, what is put below ``/twisted/`` is turned around.
 """
 
 from __future__ import annotations
@@ -86,7 +87,11 @@ class _Requests(BaseHTTPRequestHandler):
             return
         there = file.exists()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data[: len(data) // 2] if self.path.startswith("/short/") else data)
+        if self.path.startswith("/short/"):
+            data = data[: len(data) // 2]
+        if self.path.startswith("/twisted/"):
+            data = data[::-1]
+        file.write_bytes(data)
         self._answer(204 if there else 201)
 
     def _give(self, *, body: bool) -> None:

@@ -13,6 +13,7 @@ import pytest
 from unit.compute.aurora_site import LoneSite
 
 from services.aurora import PrivateAurora
+from services.ftpfiles import FtpFiles
 from services.processes import wait_for
 from services.webfiles import WebFiles
 from wlm_tasks.compute.base import JobSpec, JobState, JobStatus
@@ -167,6 +168,43 @@ def test_an_upload_that_is_cut_short_is_found_out(lone: LoneSite, web: WebFiles)
     assert status.reason.endswith("has 4 bytes after the upload, expected 8")
 
 
+def test_an_upload_of_other_bytes_is_found_out_by_its_digest(lone: LoneSite, web: WebFiles) -> None:
+    digest = hashlib.sha256(b"12\n").hexdigest()
+    spec = replace(
+        lone.spec("echo 12 > a"),
+        outputs=[Transfer("a", f"{web.url}/twisted/a", sha256=digest)],
+    )
+    status = run(lone, spec)
+    assert status.reason.startswith("outputs[0].dest: ")
+    assert status.reason.endswith(f"after the upload, expected {digest}")
+    other = replace(spec, ref=lone.ref(), outputs=[replaced(spec, sha256="0" * 64)])
+    status = run(lone, other)
+    assert status.reason == f"outputs[0].src: 'a' has the SHA-256 {digest}, expected {'0' * 64}"
+
+
+def replaced(spec: JobSpec, **changes: str) -> Transfer:
+    """The first output with changes."""
+    return spec.outputs[0].model_copy(update=changes)
+
+
+def test_files_by_ftp(lone: LoneSite, ftp: FtpFiles) -> None:
+    data = bytes(range(256)) * 1000
+    (ftp.directory / "in.bin").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    spec = replace(
+        lone.spec("cp in.bin out.bin"),
+        inputs=[Transfer(f"{ftp.url}/in.bin", "in.bin", sha256=digest)],
+        outputs=[
+            Transfer("out.bin", f"{ftp.url}/new/out.bin", sha256=digest),
+            Transfer("in.bin", f"{ftp.url}/refused/x"),
+        ],
+    )
+    status = run(lone, spec)
+    assert (ftp.directory / "new" / "out.bin").read_bytes() == data
+    assert status.reason.startswith("outputs[1].dest: 'ftp://")
+    assert "was not taken by its server: status 55" in status.reason
+
+
 def test_an_upload_without_a_server(lone: LoneSite) -> None:
     spec = replace(lone.spec("echo x > a"), outputs=[Transfer("a", "http://127.0.0.1:1/a")])
     status = run(lone, spec)
@@ -216,6 +254,17 @@ def test_lost_before_it_began_runs_once(lone: LoneSite) -> None:
     spec = lone.spec("true")
     assert run(lone, spec).state is JobState.SUCCEEDED
     assert lone.runs(spec.ref) == 1
+
+
+def test_a_job_that_is_lost_again_and_again_before_it_begins(
+    lone: LoneSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.compute.aurora.notes._SILENCE_S", 0.1)
+    lone.server.set(lost_starting=1000)
+    spec = lone.spec("true", walltime_s=0.1, stop_grace_s=0.1)
+    status = run(lone, spec)
+    assert (status.state, lone.runs(spec.ref)) == (JobState.LOST, 0)
+    assert lone.server.seen()["active"] == 0
 
 
 def test_what_aurora_starts_again_is_ended_by_a_poll(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from wlm_tasks.compute.aurora import carrying
+from wlm_tasks.compute.aurora.backend import AuroraBackend
 from wlm_tasks.compute.aurora.options import AuroraOptions
+from wlm_tasks.compute.aurora.sandboxed import SandboxedBackend
+from wlm_tasks.compute.aurora.site import open_site
+from wlm_tasks.config import load
 from wlm_tasks.errors import ConfigError, InvalidPathError
 from wlm_tasks.model.experiment import Transfer
 
@@ -73,6 +79,18 @@ def test_outputs_that_cannot_be_sent(url: str, expected: str) -> None:
         carrying.check([], [Transfer("out", url)])
     assert caught.value.message.startswith("outputs[0].dest: got ")
     assert expected in caught.value.message
+
+
+def test_a_setting_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "wlm.toml"
+    own = 'url = "http://s:8081"\ncluster = "c"\nrole = "r"\nenvironment = "devel"'
+    file.write_text(f'[sites.cloud]\nkind = "aurora"\n{own}\nupload_url = "http://host/runs"\n')
+    environ = {"HOME": "/home/ada", "WLM_SITES_CLOUD_SHARED_SCRATCH": "no"}
+    options = load(file, environ).sites["cloud"].options
+    assert AuroraOptions.of("cloud", options).shared_scratch is False
+    assert isinstance(open_site(name="x", scratch="/s", options=options), SandboxedBackend)
+    shared = {**options, "shared_scratch": True, "upload_url": ""}
+    assert type(open_site(name="x", scratch="/s", options=shared)) is AuroraBackend
 
 
 @pytest.mark.parametrize(

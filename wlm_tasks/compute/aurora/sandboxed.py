@@ -39,6 +39,8 @@ from wlm_tasks.model.experiment import Transfer
 _log = logging.getLogger(__name__)
 #: seconds for which an ended job waits for its record when the upload server does not tell
 _RECORD_WAIT_S: Final = 60.0
+#: how often Aurora may start a job again that leaves no mark, as some do that cannot be fetched
+_STARTS: Final = 5
 #: longest wait for the lock of a poll that keeps a record, in seconds
 _KEEP_S: Final = 1.0
 _GONE: Final = JobStatus(
@@ -97,7 +99,8 @@ class SandboxedBackend(AuroraBackend):
         try:
             if not found:
                 return self._unlisted(notes)
-            if not self._uploads and alone.begun_again(found):
+            marked = bool(self._uploads) and len(found) <= _STARTS
+            if not marked and alone.begun_again(found):
                 return self._end_copy(notes, found)
             record = self._record(notes, found)
             return alone.judge(
