@@ -2,7 +2,7 @@
 
 Paths that begin with a number of three digits, such as ``/507/x``, are answered with it. A request
 with ``If-None-Match: *`` is refused if the file is there, unless the path begins with ``/deaf/``.
-What is put below ``/short/`` loses its second half, what is put below ``/twisted/`` is turned around.
+What is put below ``/short/`` loses its second half, and below ``/twisted/`` it is turned around.
 """
 
 from __future__ import annotations
