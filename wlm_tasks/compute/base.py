@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from wlm_tasks.model.ends import Directory
-from wlm_tasks.model.experiment import Resources
+from wlm_tasks.model.experiment import Resources, Transfer
 
 
 class JobState(StrEnum):
@@ -57,6 +57,9 @@ class JobSpec:
     variables: Mapping[str, str] = field(default_factory=dict)  #: environment of the payload
     name: str = ""  #: the experiment's name, for people
     priority: int = 0  #: 0 to 9, a higher number goes first, where the site has such a thing
+    #: files, for sites that carry them with the job; elsewhere staging moves them
+    inputs: Sequence[Transfer] = ()
+    outputs: Sequence[Transfer] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,22 @@ class ComputeBackend(ABC):
     def files(self) -> SiteStore | None:
         """How files get to the site; None if the worker sees the site's directories itself."""
         return None
+
+    @property
+    def carries_files(self) -> bool:
+        """Whether the job itself gets its inputs and sends its outputs; then staging does nothing.
+
+        `files` and `url` are not used then, and `check_transfers` says what it can carry.
+        """
+        return False
+
+    def check_transfers(  # noqa: B027 - staging checks the transfers of all other sites
+        self, inputs: Sequence[Transfer], outputs: Sequence[Transfer]
+    ) -> None:
+        """Raise `InvalidPathError` for a file that a job of this site could not carry.
+
+        Asked when an experiment is handed in. Looks at the text alone.
+        """
 
     def close(self) -> None:
         """Give back connections. Using the backend afterwards opens them again."""

@@ -12,6 +12,7 @@ from wlm_tasks.config.secret import Secret
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model.checks import (
     Check,
+    flag,
     has_control,
     has_password,
     is_text,
@@ -163,6 +164,8 @@ OPTIONS: Final[dict[str, Check]] = {
     "mesos_url": site_url,
     "memory_mb": whole(1, 1_000_000_000),
     "disk_mb": whole(1, 1_000_000_000),
+    "shared_scratch": flag,
+    "upload_url": site_url,
     "partition": _word,
     "account": _word,
     "qos": _word,
@@ -175,7 +178,7 @@ _OF_KIND: Final[dict[str, tuple[str, ...]]] = {
     "slurm": (*_SSH, "partition", "account", "qos"),
     "aurora": (
         *("url", "cluster", "role", "environment", "tier", "hosts", "credentials", "mesos_url"),
-        *("memory_mb", "disk_mb"),
+        *("memory_mb", "disk_mb", "shared_scratch", "upload_url"),
     ),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from wlm_tasks.config.checks import OPTIONS, STORAGE_OPTIONS
-from wlm_tasks.config.fields import Rule, declared, read_text
+from wlm_tasks.config.fields import Rule, declared, read_flag, read_text
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -17,6 +17,7 @@ from wlm_tasks.config.settings import (
     StepSettings,
     StorageSettings,
 )
+from wlm_tasks.model.checks import flag
 
 #: the way to one setting, such as ("steps", "lease_s") or ("sites", "cluster-a", "kind")
 Way: TypeAlias = tuple[str, ...]
@@ -34,7 +35,10 @@ TOP_RULES: Final = declared(Settings)
 SECTION_RULES: Final = {name: declared(section) for name, section in SECTIONS.items()}
 SITE_RULES: Final = {
     **declared(SiteSettings),
-    **{name: Rule(check, read_text) for name, check in OPTIONS.items()},
+    **{
+        name: Rule(check, read_flag if check is flag else read_text)
+        for name, check in OPTIONS.items()
+    },
 }
 STORAGE_RULES: Final = {
     **declared(StorageSettings),

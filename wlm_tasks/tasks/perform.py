@@ -96,11 +96,15 @@ def setup(work: Work) -> Outcome:
 
 def stage_in(work: Work) -> Outcome:
     """Bring every input to the experiment's directory."""
+    if work.site.backend.carries_files:
+        return Done()
     return _transfer_all(work, work.experiment.inputs, _mover(work).bring)
 
 
 def stage_out(work: Work) -> Outcome:
     """Bring every output to where its owner wants it."""
+    if work.site.backend.carries_files:
+        return Done()
     return _transfer_all(work, work.experiment.outputs, _mover(work).take)
 
 
@@ -193,6 +197,8 @@ def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
         variables=experiment.variables,
         name=experiment.name,
         priority=experiment.priority,
+        inputs=experiment.inputs,
+        outputs=experiment.outputs,
     )
 
 
