@@ -33,17 +33,10 @@ from wlm_tasks.state.upkeep import crash_reason
 from wlm_tasks.tasks.gate import Blocked, Crowded, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import (
-    PERFORM,
-    Done,
-    Outcome,
-    Recorded,
-    Sliced,
-    Work,
-    limits_of,
-)
+from wlm_tasks.tasks.perform import PERFORM, limits_of
 from wlm_tasks.tasks.shown import Shown
 from wlm_tasks.tasks.undecided import verdict
+from wlm_tasks.tasks.work import Done, Outcome, Recorded, Sliced, Work
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
