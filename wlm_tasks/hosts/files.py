@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from wlm_tasks.errors import (
     BackendUnavailableError,
@@ -30,6 +33,9 @@ from wlm_tasks.model.paths import part_name
 #: slowest rate at which a host is expected to read a file, bytes a second
 _SLOW: Final = 5e6
 _SLACK_S: Final = 120.0
+#: smallest file whose digest is worth a thread, in bytes
+_WORTHWHILE: Final = 4 * 1024 * 1024
+_T = TypeVar("_T")
 _OF_NOTHING: Final = hashlib.sha256().hexdigest()
 #: a context in which errors of hosts become those of whoever uses them
 Translation = Callable[[], AbstractContextManager[None]]
@@ -176,12 +182,38 @@ class _Source(_Bytes):
     def __init__(self, files: HostFiles, place: Place) -> None:
         super().__init__(files, place, "source", files.run("stat", place))
         self.mode: int | None = int(self._status[1], 8)
+        self._digest: Future[str | None] | None = None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if not offset and length and self._digest is None and self.size >= _WORTHWHILE:
+            # it will be asked for in the end; meanwhile the host has little to do
+            self._digest = _begin(partial(super().digest, self.size))
+        return super().read_at(offset, length)
+
+    def digest(self, length: int) -> str | None:
+        if length == self.size and self._digest is not None:
+            return self._digest.result()
+        return super().digest(length)
 
     def changed(self) -> bool:
         try:
             return tuple(self._files.run("stat", self._at)) != self._status
         except StorageRefusedError:
             return True
+
+
+def _begin(work: Callable[[], _T]) -> Future[_T]:
+    """Do something in a thread of its own; nobody has to wait for it."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - for whoever asks
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="wlm-digest", daemon=True).start()
+    return future
 
 
 class _Target:
