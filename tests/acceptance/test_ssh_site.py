@@ -10,7 +10,7 @@ import pytest
 from services.processes import wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks import Client, Experiment, Settings, Transfer
-from wlm_tasks.config.settings import SiteSettings
+from wlm_tasks.config.settings import SiteSettings, StorageSettings
 from wlm_tasks.control.embedded import running
 from wlm_tasks.model.states import ExperimentState
 
@@ -67,6 +67,35 @@ def test_directories(sshd: PrivateSshd, tmp_path: Path, site: str) -> None:
     assert (got / "points").read_text() == "0\n1\n2\n3\n4\n"
     assert (got / "tables").read_text() == "a\nb\n"
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["d0", "d1"]
+
+
+def test_a_storage_that_serves_one_at_a_time(sshd: PrivateSshd, tmp_path: Path) -> None:
+    """What has to wait says why, does not count it as a try, and goes on by itself."""
+    (tmp_path / "in").write_bytes(bytes(600_000))
+    lab = StorageSettings(
+        name="lab",
+        url=f"scp://{sshd.host}:{sshd.port}/",
+        max_transfers=1,
+        bytes_per_s=300_000.0,
+        options={k: v for k, v in sshd.options.items() if k in {"user", "key_file", "known_hosts"}},
+    )
+    site = SiteSettings(name="near", kind="local", scratch=str(tmp_path / "near"))
+    settings = Settings(data_dir=tmp_path / "data", sites={"near": site}, storages={"lab": lab})
+    experiment = Experiment(
+        name="one by one",
+        site="near",
+        commands=["cmp in " + str(tmp_path / "in")],
+        inputs=[Transfer(f"scp://{sshd.host}:{sshd.port}{tmp_path}/in", "in")],
+    )
+    with running(settings, concurrency=3):
+        client = Client(settings)
+        runs = [client.schedule(experiment) for _ in range(2)]
+        reason = "storage lab: has as many transfers as it may (1)"
+        wait_for(lambda: any(reason in run.why() for run in runs), 30, "one that waits")
+        for run in runs:
+            assert run.wait(60).status is ExperimentState.DONE
+            assert run.steps[1].tries == 0
+        assert client.store.connections.holders("storage lab") == []
 
 
 def test_an_output_that_is_missing_fails(sshd: PrivateSshd, tmp_path: Path) -> None:

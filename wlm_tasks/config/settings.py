@@ -172,16 +172,36 @@ class StorageSettings:
     name: str
     #: scheme, host and as much of the path as is meant, such as ``sftp://lab.example.org/data/``
     url: str = field(metadata=rule(own.storage_url))
+    #: most transfers to and from it at a time, of all workers together; None for no limit
+    max_transfers: int | None = field(
+        default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000)), read_number)
+    )
+    #: upper bound of the rate of all of them together, bytes a second; None for no limit
+    bytes_per_s: float | None = field(
+        default=None, metadata=rule(checks.optional(own.rate), read_number)
+    )
     #: what only storages of this scheme need, such as user and credentials
     options: Mapping[str, str | int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check each field."""
         check_section(self, f"storages.{self.name}")
+        if self.bytes_per_s is not None and self.max_transfers is None:
+            expected = f"storages.{self.name}.max_transfers beside it: each transfer gets its part"
+            raise ConfigError(
+                problem(f"storages.{self.name}.bytes_per_s", self.bytes_per_s, expected)
+            )
         scheme = self.url.partition(":")[0].lower()
         for key, value in self.options.items():
             own.check_storage_option(f"storages.{self.name}.{key}", scheme, key, value)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    @property
+    def share_bytes_per_s(self) -> float | None:
+        """The rate of one transfer; None for no limit."""
+        if self.bytes_per_s is None or self.max_transfers is None:
+            return None
+        return self.bytes_per_s / self.max_transfers
 
     def covers(self, url: str) -> bool:
         """Whether a URL is meant; without a port that of any port is."""

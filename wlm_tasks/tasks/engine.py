@@ -30,17 +30,17 @@ from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
 from wlm_tasks.state.intents import FirstJob
 from wlm_tasks.state.upkeep import crash_reason
-from wlm_tasks.tasks.gate import Blocked, Crowded, Gate
+from wlm_tasks.tasks.gate import Blocked, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
 from wlm_tasks.tasks.perform import PERFORM, limits_of
 from wlm_tasks.tasks.shown import Shown
 from wlm_tasks.tasks.undecided import verdict
-from wlm_tasks.tasks.work import Done, Outcome, Recorded, Sliced, Work
+from wlm_tasks.tasks.work import Crowded, Done, Outcome, Recorded, Sliced, Work
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_Result = Outcome | Blocked | Crowded | WlmError
+_Result = Outcome | Blocked | WlmError
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,9 @@ class Engine:
         if (blocked := self._patiently(lambda: self._gate.blocked(site, claim))) is not None:
             return blocked
         with self.runtime.connections.using(site) as crowded:
-            return Crowded(crowded) if crowded else self._try(work)
+            if crowded:
+                return Crowded(crowded, self.runtime.connections.pause_s(site))
+            return self._try(work)
 
     def _try(self, work: Work) -> Outcome | Blocked | WlmError:
         """Do the work; a fault comes back as the error it is."""
@@ -169,6 +171,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - a fault of ours must end in the rows, not in a lost message
             _log.exception("%s: step %s broke", claim.experiment_id, claim.name)
             return PermanentError(f"unexpected {type(error).__name__}: {error}")
+        if isinstance(outcome, Crowded):
+            return outcome
         if not isinstance(outcome, Recorded) or outcome.reached:
             self._patiently(lambda: self._gate.passed(site, claim))
         return outcome
@@ -188,8 +192,7 @@ class Engine:
             self._claims.hold(claim, outcome.reason)
             return None
         if isinstance(outcome, Crowded):
-            pause_s = self.runtime.connections.pause_s(work.experiment.site)
-            self._claims.back_off(claim, outcome.reason, pause_s, tried=False)
+            self._claims.back_off(claim, outcome.reason, outcome.pause_s, tried=False)
             return None
         return outcome.following
 

@@ -40,13 +40,6 @@ class Blocked:
     reason: str
 
 
-@dataclass(frozen=True)
-class Crowded:
-    """The step was not begun, since its site has as many connections as it may."""
-
-    reason: str
-
-
 class Gate:
     """Lets steps through to their sites, and hears how it went. Safe between threads."""
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import secrets
+import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
+from wlm_tasks.config import StorageSettings
 from wlm_tasks.model.experiment import Transfer
+from wlm_tasks.model.paths import is_url
+from wlm_tasks.runtime import Runtime
 from wlm_tasks.storage.base import TransferControl
-from wlm_tasks.tasks.work import Done, Outcome, Sliced, Work
+from wlm_tasks.tasks.work import Crowded, Done, Outcome, Sliced, Work
 
 #: seconds between two saves of a transfer's progress
 _SAVE_EVERY_S: Final = 1.0
+#: seconds for which a place at a storage is kept without a sign of life
+_PLACE_S: Final = 120.0
+#: seconds before a place is asked for again, at random in between
+_AGAIN_S: Final = (2.0, 6.0)
 #: seconds over which the rate is taken
 _RATE_OVER_S: Final = 10.0
 
@@ -26,17 +39,72 @@ def transfer_all(
     """Move what is to be moved until the slice is over. Transfers before `file` are verified."""
     for index in range(work.progress.get("file", 0), len(transfers)):
         note = _Note(work, index, len(transfers))
-        control = TransferControl(
-            should_stop=work.should_stop,
-            progress=note.progress,
-            sha256=transfers[index].sha256,
-            bytes_per_s=work.runtime.settings.staging.bytes_per_s,
-        )
-        if not move(transfers[index], control):
+        with _place(work.runtime, transfers[index]) as place:
+            if place.refused:
+                note.save()
+                return Crowded(place.refused, random.uniform(*_AGAIN_S))  # noqa: S311 - no secret
+            control = TransferControl(
+                should_stop=partial(_should_stop, work, place),
+                progress=note.progress,
+                sha256=transfers[index].sha256,
+                bytes_per_s=place.rate,
+            )
+            complete = move(transfers[index], control)
+        if not complete:
             return Sliced(note.state())
         if work.should_stop() and index + 1 < len(transfers):
             return Sliced(_Note(work, index + 1, len(transfers)).state())
     return Done()
+
+
+class _Place:
+    """One transfer's place at the storages it goes between, if they limit them."""
+
+    def __init__(self, runtime: Runtime, storages: Sequence[StorageSettings]) -> None:
+        self.refused = ""
+        rates = [runtime.settings.staging.bytes_per_s]
+        rates += [storage.share_bytes_per_s for storage in storages]
+        self.rate = min((rate for rate in rates if rate is not None), default=None)
+        self._leases = runtime.store.connections
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+        self._lines: list[str] = []
+        self._renewed_at = time.monotonic()
+        for storage in storages:
+            most, line = storage.max_transfers, f"storage {storage.name}"
+            if most is None or self.refused:
+                continue
+            if self._leases.take(line, most, self._holder, _PLACE_S):
+                self._lines.append(line)
+            else:
+                self.refused = f"{line}: has as many transfers as it may ({most})"
+
+    def renew(self) -> None:
+        """Keep the place; called between chunks."""
+        now = time.monotonic()
+        if self._lines and now - self._renewed_at > _PLACE_S / 4:
+            self._renewed_at = now
+            for line in self._lines:
+                self._leases.renew(line, self._holder, _PLACE_S)
+
+    def give_back(self) -> None:
+        for line in self._lines:
+            self._leases.give_back(line, self._holder)
+
+
+@contextmanager
+def _place(runtime: Runtime, transfer: Transfer) -> Iterator[_Place]:
+    places = [transfer.src, transfer.dest]
+    found = [runtime.settings.storage(place) for place in places if is_url(place)]
+    place = _Place(runtime, [storage for storage in found if storage is not None])
+    try:
+        yield place
+    finally:
+        place.give_back()
+
+
+def _should_stop(work: Work, place: _Place) -> bool:
+    place.renew()
+    return work.should_stop()
 
 
 class _Note:
@@ -63,6 +131,10 @@ class _Note:
         self._marks.append((now, done))
         while now - self._marks[0][0] > _RATE_OVER_S:
             self._marks.popleft()
+        self.save()
+
+    def save(self) -> None:
+        """Write it down."""
         lease_s = self._work.runtime.settings.steps.lease_s
         self._work.runtime.store.claims.progress(self._work.claim, self.state(), lease_s)
 

@@ -34,7 +34,15 @@ class Recorded:
     reached: bool = True  #: whether it got through to its site
 
 
-Outcome = Done | Sliced | Recorded
+@dataclass(frozen=True)
+class Crowded:
+    """The work was not begun or not gone on with: its host serves as many of us as it may."""
+
+    reason: str
+    pause_s: float  #: before it is tried again
+
+
+Outcome = Done | Sliced | Recorded | Crowded
 
 
 @dataclass(frozen=True, kw_only=True)
