@@ -38,7 +38,7 @@ class Traces:
     used_up_memory: bool = False  #: as Slurm wrote to the job's log, whatever state it gave it
     missing_s: int | None  #: for so long no answer of Slurm has listed it; None if it is listed
     settle_s: int  #: for so long an answer without a job proves nothing
-    accounts: Sequence[Row] | None  #: what accounting has of its name; None: it does not answer
+    accounts: Sequence[Row] | None  #: what accounting has of it; None: it does not answer
 
 
 def count(rows: Iterable[Row], ours: Container[str]) -> SiteLoad:
