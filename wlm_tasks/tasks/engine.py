@@ -236,9 +236,7 @@ class Engine:
         if gathers(work):
             self._claims.finish(work.claim, carry_on=None, sent=False)
             return None
-        carried = self._claims.finish(
-            work.claim, carry_on=work.carry_on, job=self._first_job(work)
-        )
+        carried = self._claims.finish(work.claim, carry_on=work.carry_on, job=self._first_job(work))
         return carried or self._after(work)
 
     def _fault(self, work: Work, error: WlmError) -> None:

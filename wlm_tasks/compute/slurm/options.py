@@ -26,6 +26,7 @@ def options(spec: JobSpec, settings: Mapping[str, object]) -> list[str]:
         f"--chdir={spec.ref.workdir}",
         # what the guard cannot write itself; the token has no character that stands for another
         f"--output=.wlm/{token}/slurm.log",
+        "--open-mode=append",
         *asked_for(spec.resources, settings),
     ]
 
@@ -39,6 +40,7 @@ def array_options(
         f"--chdir={directory}",
         # links to the logs of the members
         "--output=%a.log",
+        "--open-mode=append",
         *asked_for(resources, settings),
     ]
 
@@ -50,7 +52,6 @@ def _named(name: str) -> list[str]:
         f"--comment={name}",
         # a job runs once: what is put back is another attempt, and that is for us to decide
         "--no-requeue",
-        "--open-mode=append",
     ]
 
 
