@@ -43,7 +43,6 @@ from wlm_tasks.errors import (
     JobCancelledError,
     JobRejectedError,
     JobUndecidedError,
-    SiteTroubleError,
     StepError,
     WlmError,
 )
@@ -148,15 +147,23 @@ class SlurmBackend(ComputeBackend):
         count = arrays.shorten(sum(map(len, text)) for text in texts)
         if len(members) > 1:
             result |= self._submit_array(members[:count], texts[:count])
-        trouble: SiteTroubleError | None = None
-        for spec in members:
-            if spec.ref.token in result:
-                continue
+        return result | self._submit_each(
+            [spec for spec in members if spec.ref.token not in result]
+        )
+
+    def _submit_each(self, specs: Sequence[JobSpec]) -> dict[str, Submitted | WlmError]:
+        """Submit one after the other, until one shows that the site is not to be had now."""
+        result: dict[str, Submitted | WlmError] = {}
+        trouble: WlmError | None = None
+        for spec in specs:
             try:
                 result[spec.ref.token] = trouble or self.submit(spec)
             except WlmError as error:
                 result[spec.ref.token] = error
-                trouble = error if isinstance(error, SiteTroubleError) else None
+                # that one is looked for says nothing about the others
+                undecided = isinstance(error, JobUndecidedError)
+                if isinstance(error, BackendUnavailableError) and not undecided:
+                    trouble = error
         return result
 
     def _member(self, spec: JobSpec) -> list[str]:
