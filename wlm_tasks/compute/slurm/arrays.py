@@ -71,8 +71,8 @@ cd -- "$directory" || exit
 cat > array.sh << END || exit 1
 #!/bin/bash
 # Jobs of one array, made by wlm_tasks: a task becomes the job of its number.
-attempts=($places)
-exec /bin/bash "\${attempts[SLURM_ARRAY_TASK_ID]}/job.sh"
+wlm_attempts=($places)
+exec /bin/bash "\${wlm_attempts[SLURM_ARRAY_TASK_ID]}/job.sh"
 END
 : point written
 IFS=, read -r -a numbers <<< "$tasks"
