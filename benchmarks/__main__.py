@@ -8,7 +8,7 @@ from typing import Final
 
 import rich
 
-from benchmarks import chains, idle, intake, latency, listing, submit
+from benchmarks import chains, idle, intake, latency, listing, staging, submit
 
 NAMES: Final[dict[str, ModuleType]] = {
     "chains": chains,
@@ -17,6 +17,7 @@ NAMES: Final[dict[str, ModuleType]] = {
     "listing": listing,
     "idle": idle,
     "submit": submit,
+    "staging": staging,
 }
 
 

@@ -2,6 +2,8 @@
 
 Fixtures to ask for:
 
+``web``, ``ftp``
+    An HTTP or FTP server of the test's own that gives and takes files.
 ``rabbitmq``, ``postgresql``, ``sshd``, ``aurora``
     One private server each for the whole run; do not stop them.
 ``broker_url``, ``postgresql_url``

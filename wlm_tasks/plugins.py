@@ -15,6 +15,7 @@ from wlm_tasks.errors import ConfigError
 
 if TYPE_CHECKING:
     from wlm_tasks.compute.base import ComputeBackend
+    from wlm_tasks.config import StorageSettings
     from wlm_tasks.storage.base import StorageBackend
 
 COMPUTE: Final = "wlm_tasks.compute"
@@ -31,11 +32,16 @@ def compute_backend(
     return backend
 
 
-def storage_backend(url: str) -> StorageBackend:
-    """Make the backend for the URL's scheme; raises `ConfigError` for an unknown one."""
+def storage_backend(url: str, settings: StorageSettings | None = None) -> StorageBackend:
+    """Make the backend for the URL's scheme; raises `ConfigError` for an unknown one.
+
+    `settings` are those that hold for the URL, if there are any.
+    """
     # nothing but the scheme is shown: a URL may hold a password
     scheme, colon, _rest = url.partition(":")
-    backend: StorageBackend = _load(STORAGE, scheme.lower() if colon else "", "URL's scheme")()
+    backend: StorageBackend = _load(STORAGE, scheme.lower() if colon else "", "URL's scheme")(
+        name=settings.name if settings else "", options=settings.options if settings else {}
+    )
     return backend
 
 

@@ -42,8 +42,6 @@ def test_a_site_that_works(kind: str, request: pytest.FixtureRequest, tmp_path: 
     assert told.returncode == 0
     assert not list((tmp_path / "scratch").iterdir())
     assert not (tmp_path / "data" / "wlm.db").exists()  # needs no database
-    spool = tmp_path / "data" / "spool"
-    assert not spool.exists() or not list(spool.iterdir())
 
 
 def test_a_key_that_is_refused(sshd: PrivateSshd, tmp_path: Path) -> None:

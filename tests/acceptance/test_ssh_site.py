@@ -34,7 +34,6 @@ def test_input_job_and_output(sshd: PrivateSshd, tmp_path: Path) -> None:
         run = Client(settings).schedule(experiment).wait(60)
         assert run.status is ExperimentState.DONE
         assert target.read_text() == "two\none\n"
-        assert not list((tmp_path / "data" / "spool").iterdir())
         workdir = tmp_path / "scratch" / run.id
         assert workdir.stat().st_mode & 0o777 == 0o700
         assert not list((workdir / ".wlm" / "staging").iterdir())

@@ -17,10 +17,12 @@ from urllib3.connection import HTTPConnection
 
 from services.aurora import PrivateAurora
 from services.processes import wait_for
+from services.webfiles import WebFiles
 from wlm_tasks.api import Client
 from wlm_tasks.celery import make_app
 from wlm_tasks.compute.aurora.backend import AuroraBackend
 from wlm_tasks.compute.aurora.notes import Notes, Patience
+from wlm_tasks.compute.aurora.sandboxed import SandboxedBackend
 from wlm_tasks.compute.aurora.scheduler import Scheduler
 from wlm_tasks.config import Settings
 from wlm_tasks.config.settings import ControlSettings, SiteSettings
@@ -77,10 +79,12 @@ def _without_an_answer() -> None:
 POINTS: Final[Mapping[str, Callable[[], None]]] = {
     "1 the intent is committed": lambda: _before(AuroraBackend, "submit"),
     "2 the lock is held": lambda: _before(Notes, "claim"),
+    "2 the same, without a shared scratch": lambda: _before(SandboxedBackend, "_exists"),
     "3 looked, nothing found": lambda: _after(Scheduler, "tasks"),
     "4 noted that it will be sent": lambda: _after(Notes, "begin_sending"),
     "5 sent, no answer read": _without_an_answer,
     "6 answered, not noted": lambda: _after(Scheduler, "create"),
+    "6 the same, without a shared scratch": lambda: _after(Notes, "note_made"),
     "7 noted, not recorded": lambda: _after(AuroraBackend, "submit"),
     "8 recorded, not handed on": lambda: _after(Jobs, "submitted"),
 }
@@ -95,7 +99,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every Aurora site of this process, and of those it forks, wait only shortly."""
 
     def make(_kind: str, **settings: Any) -> AuroraBackend:
-        return AuroraBackend(**settings, connect_s=_CONNECT_S, read_s=READ_S, patience=_PATIENCE)
+        alone = settings["options"].get("shared_scratch") is False
+        kind = SandboxedBackend if alone else AuroraBackend
+        return kind(**settings, connect_s=_CONNECT_S, read_s=READ_S, patience=_PATIENCE)
 
     monkeypatch.setattr("wlm_tasks.runtime.compute_backend", make)
     monkeypatch.setattr("wlm_tasks.compute.aurora.notes._SILENCE_S", 0.5)
@@ -122,17 +128,32 @@ class Result:
 
 
 class AuroraWorld:
-    """Settings, a client and the ledger. `standby` is a scheduler that sends on to `scheduler`."""
+    """Settings, a client and the ledger. `standby` is a scheduler that sends on to `scheduler`.
+
+    With `web`, which takes uploads, agents share no directory with the workers.
+    """
 
     def __init__(
-        self, directory: Path, scheduler: PrivateAurora, standby: PrivateAurora | None = None
+        self,
+        directory: Path,
+        scheduler: PrivateAurora,
+        standby: PrivateAurora | None = None,
+        *,
+        web: WebFiles | None = None,
     ) -> None:
         self.ledger = directory / "ledger"
         self.ledger.touch()
         self.scheduler = scheduler
         scheduler.set(execute=True)
         own = {"cluster": "c", "role": "gateway", "environment": "devel"}
-        mesos = own | {"url": (standby or scheduler).url, "hosts": scheduler.host}
+        self.alone = web is not None
+        mesos: dict[str, str | int] = {
+            **own,
+            "url": (standby or scheduler).url,
+            "hosts": scheduler.host,
+        }
+        if web is not None:
+            mesos |= {"shared_scratch": False, "upload_url": f"{web.url}/runs"}
         # a site in trouble is asked again soon: the trouble made here does not last
         site = SiteSettings(
             name="mesos",
@@ -151,6 +172,13 @@ class AuroraWorld:
         )
         self.client = Client(self.settings)
         self._begun = time.monotonic()
+
+    @property
+    def points(self) -> dict[str, Callable[[], None]]:
+        """Where a submission passes on this site."""
+        mine = "without a shared scratch"
+        left_out = {"2 the lock is held"} if self.alone else {p for p in POINTS if mine in p}
+        return {point: arm for point, arm in POINTS.items() if point not in left_out}
 
     def add(self, count: int, *, jobs: int = 1, pause_s: float = 0.0) -> list[ExperimentHandle]:
         """Hand in experiments that note their jobs in the ledger."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, LocalShell, Ran
 from wlm_tasks.errors import BackendUnavailableError
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran
 
 #: bash that ends the script with all its processes, and its caller too
 _GROUP: Final = "kill -9 0"

@@ -19,16 +19,19 @@ from campaign.aurora_world import AGAIN, POINTS, READ_S, AuroraWorld, Result, im
 from services.aurora import PrivateAurora
 from services.fixtures import MakeAurora
 from services.processes import wait_for
+from services.webfiles import WebFiles
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture
+@pytest.fixture(params=["shared", "alone"])
 def world(
-    tmp_path: Path, aurora: PrivateAurora, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[AuroraWorld]:
+    tmp_path: Path, aurora: PrivateAurora, web: WebFiles, monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Iterator[AuroraWorld]:  # fmt: skip
+    """An installation, its agents with and without the workers' scratch directory."""
     impatient(monkeypatch)
-    made = AuroraWorld(tmp_path, aurora)
+    made = AuroraWorld(tmp_path, aurora, web=web if request.param == "alone" else None)
     yield made
     made.close()
 
@@ -44,7 +47,7 @@ def check(result: Result) -> None:
 
 
 def test_submitters_killed_at_each_point(world: AuroraWorld, rounds: int) -> None:
-    killed = {point: world.add(rounds) for point in POINTS}
+    killed = {point: world.add(rounds) for point in world.points}
     for point, handles in killed.items():
         for one in handles:
             world.kill(one, POINTS[point])

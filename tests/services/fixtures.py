@@ -14,11 +14,13 @@ import pytest
 from services import GUARDIAN, require, require_service
 from services.accounting import PrivateAccounting
 from services.aurora import PrivateAurora
+from services.ftpfiles import FtpFiles
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
 from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
+from services.webfiles import WebFiles
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +128,20 @@ def aurora(aurora_server: PrivateAurora) -> PrivateAurora:
     """The run's private Aurora with every fault switched off."""
     aurora_server.reset()
     return aurora_server
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebFiles]:
+    """An HTTP server of the test's own that gives and takes files."""
+    with WebFiles(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def ftp(tmp_path: Path) -> Iterator[FtpFiles]:
+    """An FTP server of the test's own that gives and takes files."""
+    with FtpFiles(tmp_path / "ftp") as server:
+        yield server
 
 
 MakeAurora = Callable[[], PrivateAurora]

@@ -23,7 +23,7 @@ from wlm_tasks.celery import app
 from wlm_tasks.cli.main import COMMANDS, cli
 from wlm_tasks.config import Settings, load
 from wlm_tasks.config.checks import OPTIONS
-from wlm_tasks.config.schema import SECTION_RULES, SITE_RULES, TOP_RULES, variables
+from wlm_tasks.config.schema import SECTION_RULES, SITE_RULES, STORAGE_RULES, TOP_RULES, variables
 from wlm_tasks.config.settings import SiteSettings
 from wlm_tasks.model.base import FrozenModel
 from wlm_tasks.model.experiment import Experiment, Resources, Retry, Stop, Transfer
@@ -163,10 +163,18 @@ def test_the_default_data_directory() -> None:
 @each_page
 def test_no_setting_is_made_up(page: Path) -> None:
     known = set(settings_known()) | {f"sites.NAME.{name}" for name in OPTIONS}
+    known |= {f"storages.NAME.{name}" for name in STORAGE_RULES}
     sections = "|".join(SECTION_RULES)
-    named = [s for s in spans(page) if re.fullmatch(rf"({sections}|sites\.NAME)\.\w+", s)]
+    named = [
+        s for s in spans(page) if re.fullmatch(rf"({sections}|sites\.NAME|storages\.NAME)\.\w+", s)
+    ]
     assert [name for name in named if name not in known] == []
-    allowed = {*variables(["name", "local"]), "WLM_CONFIG", "WLM_CELERYCONFIG", "WLM_SITES_"}
+    allowed = {
+        *variables({"sites": ["name", "local"], "storages": ["name"]}),
+        "WLM_CONFIG",
+        "WLM_CELERYCONFIG",
+        "WLM_SITES_",
+    }
     words = set(re.findall(r"\bWLM_\w*", page.read_text())) - allowed - {"WLM_"}
     assert [word for word in words if not word.startswith(("WLM_JOB_", "WLM_TEST_"))] == []
 

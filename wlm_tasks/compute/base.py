@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from wlm_tasks.errors import WlmError
 from wlm_tasks.model.arrays import InArray
-from wlm_tasks.model.experiment import Resources
+from wlm_tasks.model.ends import Directory
+from wlm_tasks.model.experiment import Resources, Transfer
 
 
 class JobState(StrEnum):
@@ -61,6 +61,9 @@ class JobSpec:
     variables: Mapping[str, str] = field(default_factory=dict)  #: environment of the payload
     name: str = ""  #: the experiment's name, for people
     priority: int = 0  #: 0 to 9, a higher number goes first, where the site has such a thing
+    #: files, for sites that carry them with the job; elsewhere staging moves them
+    inputs: Sequence[Transfer] = ()
+    outputs: Sequence[Transfer] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +97,12 @@ class SiteLoad:
 class SiteStore(ABC):
     """The files of a site whose directories the worker does not see itself.
 
-    A file is whole and verified by its SHA-256 before it has its name. May raise what a
-    `ComputeBackend` may; a lasting fault is `StorageRefusedError`.
+    Its ends may raise what a `ComputeBackend` may; a lasting fault is `StorageRefusedError`.
     """
 
     @abstractmethod
-    def put(self, source: Path, workdir: str, path: str) -> None:
-        """Bring a file of this host to `path` below `workdir`, directories made as needed.
-
-        The way never leads through a symbolic link. The file keeps its mode.
-        """
-
-    @abstractmethod
-    def get(self, workdir: str, path: str, target: Path) -> None:
-        """Bring `path` below `workdir` to a file of this host.
-
-        Links are followed as long as they stay below `workdir`.
-        """
+    def directory(self, workdir: str) -> Directory:
+        """Return an experiment's directory; raises `JobRejectedError` if it is not the site's."""
 
 
 class ComputeBackend(ABC):
@@ -214,6 +206,22 @@ class ComputeBackend(ABC):
     def files(self) -> SiteStore | None:
         """How files get to the site; None if the worker sees the site's directories itself."""
         return None
+
+    @property
+    def carries_files(self) -> bool:
+        """Whether the job itself gets its inputs and sends its outputs; then staging does nothing.
+
+        `files` and `url` are not used then, and `check_transfers` says what it can carry.
+        """
+        return False
+
+    def check_transfers(  # noqa: B027 - staging checks the transfers of all other sites
+        self, inputs: Sequence[Transfer], outputs: Sequence[Transfer]
+    ) -> None:
+        """Raise `InvalidPathError` for a file that a job of this site could not carry.
+
+        Asked when an experiment is handed in. Looks at the text alone.
+        """
 
     def close(self) -> None:
         """Give back connections. Using the backend afterwards opens them again."""

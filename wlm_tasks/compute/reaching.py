@@ -8,8 +8,8 @@ from typing import Final
 
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.compute.remote import SiteFiles
-from wlm_tasks.compute.shell import LocalShell, Shell
 from wlm_tasks.errors import ConfigError
+from wlm_tasks.hosts.shell import LocalShell, Shell
 
 #: settings that say nothing without a host
 _OF_A_HOST: Final = ("port", "key_file", "known_hosts", "proxy_jump")
@@ -38,9 +38,9 @@ def reach(site: str, scratch: str, options: Mapping[str, object]) -> Reached:
         shell = LocalShell()
         return Reached(shell, SiteFiles(shell, scratch), None)
     # here, so that a site of this host needs no asyncssh
-    from wlm_tasks.compute.ssh.address import address_of  # noqa: PLC0415
-    from wlm_tasks.compute.ssh.shell import SshShell  # noqa: PLC0415
     from wlm_tasks.compute.ssh.store import SshStore  # noqa: PLC0415
+    from wlm_tasks.hosts.address import address_of  # noqa: PLC0415
+    from wlm_tasks.hosts.ssh import SshShell  # noqa: PLC0415
 
     far = SshShell(address_of(site, options))
     files = SiteFiles(far, scratch)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,42 +19,18 @@ from typing import Any, Final
 from wlm_tasks.compute.attempt import Claim, ExitRecord, check_token
 from wlm_tasks.compute.base import JobRef
 from wlm_tasks.compute.processes import Place
-from wlm_tasks.compute.shell import Ran, Shell
-from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, StepError
+from wlm_tasks.errors import BackendUnavailableError, JobRejectedError
+from wlm_tasks.hosts.scripts import OUTSIDE, PREAMBLE, failure
+from wlm_tasks.hosts.shell import Shell
 
 #: most that `SiteFiles.tail` reads of a file, in bytes
 TAIL_BYTES: Final = 256 * 1024
 #: what the scripts need on the site's host beside bash and coreutils
 TOOLS: Final = ("flock", "setsid")
-#: exit codes of the scripts
-_OUTSIDE: Final = 65
-_MISSING: Final = 66
-_REFUSED: Final = 67
-_UNDECIDED: Final = 75
-#: what C libraries say of faults that a file system or an operator mends
-_PASSING: Final = re.compile(
-    "No space left on device|Disk quota exceeded|Input/output error|Stale (NFS )?file handle"
-    "|Too many open files|Cannot allocate memory|Resource temporarily unavailable"
-    "|Interrupted system call|Connection timed out|Transport endpoint is not connected"
-    "|Host is down|No route to host|fork: "
-)
-#: and of those that trying again does not mend
-_LASTING: Final = re.compile(
-    "Permission denied|Operation not permitted|Read-only file system|No such file or directory"
-    "|Not a directory|Is a directory|File exists|File name too long|File too large"
-    "|Too many levels of symbolic links|Invalid cross-device link|Too many links"
-    "|Operation not supported|No such device or address|Numerical result out of range"
-)
-
 #: functions in front of every script; messages are English, whatever the user's locale is
-LIBRARY: Final = r"""
-LC_ALL=C
-umask 077
-need_inside() {  # WORKDIR SCRATCH: by where links lead
-  local work root
-  work=$(realpath -m -- "$1") && root=$(realpath -m -- "$2") || exit 1
-  [[ $work == "${root%/}"/?* ]] || exit 65
-}
+LIBRARY: Final = (
+    PREAMBLE
+    + r"""
 need() {  # TOOL...
   local tool
   if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
@@ -107,6 +82,7 @@ markers() {  # INDEX ATTEMPT: `claimed` is the claim's text, `over` that of the 
   over=$line
 }
 """
+)
 _PREPARE: Final = r"""
 workdir=$1 scratch=$2 probe=$3 attempt=$4
 shift 4
@@ -192,7 +168,7 @@ class SiteFiles:
         Raises what `failure` makes of it if it does not exit with 0; `about` is the directory.
         """
         ran = self._shell.run(LIBRARY + script, arguments, **how)
-        if ran.code == _OUTSIDE:
+        if ran.code == OUTSIDE:
             raise self._outside(about)
         if ran.code:
             raise failure(ran, about)
@@ -257,32 +233,6 @@ class SiteFiles:
         return JobRejectedError(
             f"workdir: got {workdir!r}, expected a directory below {self.scratch}"
         )
-
-
-def failure(ran: Ran, place: str) -> StepError:
-    """Return the error of a script that failed: a lasting fault is `JobRejectedError`.
-
-    What is not known for lasting may pass: `BackendUnavailableError`. A script that exits with 66
-    or 75 says that it does (something is not there, is not known yet), with 67 that it does not.
-    The words are the site's
-    own, the last line of them; `place` is put in front unless they name it.
-    """
-    said = ran.said.splitlines()
-    kind: type[StepError] = JobRejectedError if ran.code == _REFUSED else BackendUnavailableError
-    told: str | None = None
-    if ran.code not in {_MISSING, _REFUSED, _UNDECIDED}:
-        told = _last(said, _PASSING)
-        if told is None and (told := _last(said, _LASTING)):
-            kind = JobRejectedError
-    told = told or (said[-1] if said else f"a script ended with code {ran.code}")
-    # what the shell and the tools put in front of a path helps nobody; a kept shell calls what it
-    # has of us its environment
-    told = re.sub(r"^(wlm|bash|environment): (line \d+: )?", "", told)[:500]
-    return kind(told if place in told else f"{place}: {told}")
-
-
-def _last(lines: Sequence[str], words: re.Pattern[str]) -> str | None:
-    return next((line for line in reversed(lines) if words.search(line)), None)
 
 
 def parse(out: bytes, tokens: Sequence[str]) -> Seen:

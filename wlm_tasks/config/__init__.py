@@ -10,6 +10,7 @@ from wlm_tasks.config.settings import (
     SiteSettings,
     StagingSettings,
     StepSettings,
+    StorageSettings,
 )
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "SiteSettings",
     "StagingSettings",
     "StepSettings",
+    "StorageSettings",
     "load",
 ]

@@ -12,6 +12,7 @@ from wlm_tasks.config.secret import Secret
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model.checks import (
     Check,
+    flag,
     has_control,
     has_password,
     is_text,
@@ -163,6 +164,8 @@ OPTIONS: Final[dict[str, Check]] = {
     "mesos_url": site_url,
     "memory_mb": whole(1, 1_000_000_000),
     "disk_mb": whole(1, 1_000_000_000),
+    "shared_scratch": flag,
+    "upload_url": site_url,
     "partition": _word,
     "account": _word,
     "qos": _word,
@@ -176,9 +179,74 @@ _OF_KIND: Final[dict[str, tuple[str, ...]]] = {
     "slurm": (*_SSH, "partition", "account", "qos", "array_size"),
     "aurora": (
         *("url", "cluster", "role", "environment", "tier", "hosts", "credentials", "mesos_url"),
-        *("memory_mb", "disk_mb"),
+        *("memory_mb", "disk_mb", "shared_scratch", "upload_url"),
     ),
 }
+
+
+#: settings of a storage; the backend of its scheme says which it needs
+STORAGE_OPTIONS: Final[dict[str, Check]] = {
+    "user": _word,
+    "port": whole(1, 65_535),
+    "key_file": _file,
+    "known_hosts": _file,
+    "proxy_jump": _word,
+    "credentials": _reference,
+    "token": _reference,
+    "ca_file": _file,
+    "endpoint": site_url,
+    "region": _word,
+    "anonymous": whole(0, 1),
+}
+_SSH_FILES: Final = ("user", "port", "key_file", "known_hosts", "proxy_jump")
+#: which of them the schemes of this package have; those of others may have all
+_OF_SCHEME: Final[dict[str, tuple[str, ...]]] = {
+    "file": (),
+    "scp": _SSH_FILES,
+    "sftp": _SSH_FILES,
+    "http": ("credentials", "token", "ca_file"),
+    "https": ("credentials", "token", "ca_file"),
+    "ftp": ("credentials", "ca_file"),
+    "ftps": ("credentials", "ca_file"),
+    "s3": ("endpoint", "region", "credentials", "ca_file", "anonymous"),
+}
+
+
+def storage_url(value: object) -> str:
+    """Check for what URLs of a storage begin with."""
+    expected = "scheme, host and maybe a path, such as 'sftp://lab.example.org/data/'"
+    if not isinstance(value, str) or has_password(value):
+        raise ValueError(f"{expected}, without a password")
+    try:
+        parts = urlsplit(value)
+        good = bool(parts.scheme and parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:
+        good = False
+    if not good or not value.isprintable() or " " in value or parts.query or parts.fragment:
+        raise ValueError(expected)
+    if parts.username:
+        raise ValueError(f"{expected}; the user's name has a setting of its own, 'user'")
+    return value
+
+
+def storage_options_of(scheme: str) -> tuple[str, ...]:
+    """Return the names of the options a storage of this scheme may have."""
+    return _OF_SCHEME.get(scheme, tuple(STORAGE_OPTIONS))
+
+
+def unknown_storage_option(scheme: str, key: str) -> str:
+    """Return what was expected in place of an option a storage of this scheme does not have."""
+    return f"no such setting for {scheme}:// {suggest(key, storage_options_of(scheme))}"
+
+
+def check_storage_option(path: str, scheme: str, key: str, value: object) -> None:
+    """Check one option of a storage; raises `ConfigError`."""
+    if key not in storage_options_of(scheme):
+        raise ConfigError(problem(path, value, unknown_storage_option(scheme, key)))
+    try:
+        STORAGE_OPTIONS[key](value)
+    except ValueError as error:
+        raise ConfigError(problem(path, value, str(error))) from None
 
 
 def options_of(site_kind: object) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from wlm_tasks.config.schema import (
+    NAMED,
     SECTION_RULES,
-    SITE_RULES,
     SITES,
+    STORAGES,
     TOP_RULES,
     Way,
     rule_of,
@@ -51,7 +52,7 @@ class Gathered:
     def __init__(self) -> None:
         self.values: dict[Way, Given] = {}
         self.problems: list[str] = []
-        self.sites: list[str] = []
+        self.named: dict[str, list[str]] = {section: [] for section in NAMED}
         self.overrides: list[str] = []  #: variables that were used
         self.file = ""  #: what was read, for messages
 
@@ -69,10 +70,10 @@ class _TableReader:
 
     def read(self, table: Mapping[str, Any]) -> None:
         """Take in the whole table."""
-        known = {*TOP_RULES, *SECTION_RULES, SITES}
+        known = {*TOP_RULES, *SECTION_RULES, *NAMED}
         for key, value in table.items():
-            if key == SITES:
-                self._sites(value)
+            if key in NAMED:
+                self._tables(key, value)
             elif key in SECTION_RULES:
                 self._keys((key,), value, SECTION_RULES[key])
             elif key in TOP_RULES:
@@ -80,17 +81,18 @@ class _TableReader:
             else:
                 self._refuse((key,), value, f"no such setting {suggest(key, known)}")
 
-    def _sites(self, value: object) -> None:
+    def _tables(self, section: str, value: object) -> None:
         if not isinstance(value, Mapping):
-            self._refuse((SITES,), value, "a table of sites, such as [sites.laptop]")
+            example = {SITES: "[sites.laptop]", STORAGES: "[storages.lab]"}[section]
+            self._refuse((section,), value, f"a table of {section}, such as {example}")
             return
         for name, table in value.items():
             try:
-                self._gathered.sites.append(fields.site(name))
+                self._gathered.named[section].append(fields.site(name))
             except ValueError as error:
-                self._refuse((SITES,), name, str(error))
+                self._refuse((section,), name, str(error))
                 continue
-            self._keys((SITES, name), table, SITE_RULES)
+            self._keys((section, name), table, NAMED[section])
 
     def _keys(self, way: Way, table: object, known: Mapping[str, object]) -> None:
         if not isinstance(table, Mapping):
@@ -116,7 +118,7 @@ class _TableReader:
 
 def gather_environment(gathered: Gathered, environ: Mapping[str, str]) -> None:
     """Take in the variables that begin with ``WLM_``, each of which must be known."""
-    known = variables(gathered.sites or [DEFAULT_SITE])
+    known = variables({**gathered.named, SITES: gathered.named[SITES] or [DEFAULT_SITE]})
     for name, text in sorted(environ.items()):
         if not name.startswith("WLM_") or name in _OTHER_VARIABLES:
             continue

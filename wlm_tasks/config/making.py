@@ -7,19 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wlm_tasks.config.checks import KIND, OPTIONS, options_of, unknown_option
+from wlm_tasks.config.checks import (
+    KIND,
+    OPTIONS,
+    STORAGE_OPTIONS,
+    options_of,
+    storage_options_of,
+    unknown_option,
+    unknown_storage_option,
+)
 from wlm_tasks.config.gathering import DEFAULT_SITE, Gathered, Given
 from wlm_tasks.config.schema import (
     SECTION_RULES,
     SECTIONS,
     SITE_RULES,
     SITES,
+    STORAGE_RULES,
+    STORAGES,
     TOP_RULES,
     Way,
     rule_of,
 )
 from wlm_tasks.config.secret import Secret, UrlCheck
-from wlm_tasks.config.settings import Settings, SiteSettings
+from wlm_tasks.config.settings import Settings, SiteSettings, StorageSettings
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model.checks import problem
 
@@ -41,8 +51,9 @@ class _Maker:
     def __init__(self, gathered: Gathered, env: Mapping[str, str]) -> None:
         self._given = gathered.values
         self._problems = gathered.problems
-        self._configured = bool(gathered.sites)
-        self._sites = gathered.sites or [DEFAULT_SITE]
+        self._configured = bool(gathered.named[SITES])
+        self._sites = gathered.named[SITES] or [DEFAULT_SITE]
+        self._storages = gathered.named[STORAGES]
         self._file = gathered.file
         self._env = env
 
@@ -54,10 +65,12 @@ class _Maker:
             for name, section in SECTIONS.items()
         }
         sites = {name: self._site(name, data_dir) for name in self._sites}
+        storages = {name: self._storage(name) for name in self._storages}
         if self._problems:
             return None
+        named = {"sites": sites, "storages": storages}
         made = self._made(
-            Settings, {**top, **sections, "data_dir": data_dir, "sites": sites, "source": source}
+            Settings, {**top, **sections, **named, "data_dir": data_dir, "source": source}
         )
         return made if isinstance(made, Settings) else None
 
@@ -135,3 +148,22 @@ class _Maker:
             self._problems.append(problem(given.origin, given.shown, unknown_option(kind, option)))
         made = self._made(SiteSettings, {**values, "name": name, "options": options})
         return made if isinstance(made, SiteSettings) else None
+
+    def _storage(self, name: str) -> StorageSettings | None:
+        way = (STORAGES, name)
+        values = self._values(way, [rule for rule in STORAGE_RULES if rule not in STORAGE_OPTIONS])
+        if (url := values.get("url")) is None:
+            if (*way, "url") not in self._given:
+                self._problems.append(
+                    f"{self._file}: storages.{name}.url: got nothing, expected what its URLs begin"
+                    " with, such as 'sftp://lab.example.org/data/'"
+                )
+            return None
+        scheme = url.partition(":")[0].lower()
+        options = self._values(way, list(STORAGE_OPTIONS))
+        for option in options.keys() - set(storage_options_of(scheme)):
+            given = self._given[(*way, option)]
+            expected = unknown_storage_option(scheme, option)
+            self._problems.append(problem(given.origin, given.shown, expected))
+        made = self._made(StorageSettings, {**values, "name": name, "options": options})
+        return made if isinstance(made, StorageSettings) else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from wlm_tasks.config.checks import OPTIONS
-from wlm_tasks.config.fields import Rule, declared, read_text
+from wlm_tasks.config.checks import OPTIONS, STORAGE_OPTIONS
+from wlm_tasks.config.fields import Rule, declared, read_flag, read_text
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -15,7 +15,9 @@ from wlm_tasks.config.settings import (
     SiteSettings,
     StagingSettings,
     StepSettings,
+    StorageSettings,
 )
+from wlm_tasks.model.checks import flag
 
 #: the way to one setting, such as ("steps", "lease_s") or ("sites", "cluster-a", "kind")
 Way: TypeAlias = tuple[str, ...]
@@ -28,28 +30,41 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "placement": PlacementSettings,
 }
 SITES: Final = "sites"
+STORAGES: Final = "storages"
 TOP_RULES: Final = declared(Settings)
 SECTION_RULES: Final = {name: declared(section) for name, section in SECTIONS.items()}
 SITE_RULES: Final = {
     **declared(SiteSettings),
-    **{name: Rule(check, read_text) for name, check in OPTIONS.items()},
+    **{
+        name: Rule(check, read_flag if check is flag else read_text)
+        for name, check in OPTIONS.items()
+    },
 }
+STORAGE_RULES: Final = {
+    **declared(StorageSettings),
+    **{name: Rule(check, read_text) for name, check in STORAGE_OPTIONS.items()},
+}
+#: sections of tables with names of the user's choice
+NAMED: Final = {SITES: SITE_RULES, STORAGES: STORAGE_RULES}
 
 
 def rule_of(way: Way) -> Rule:
     """Return the rule of a known setting."""
     if len(way) == 1:
         return TOP_RULES[way[0]]
-    return SITE_RULES[way[2]] if way[0] == SITES else SECTION_RULES[way[0]][way[1]]
+    return NAMED[way[0]][way[2]] if way[0] in NAMED else SECTION_RULES[way[0]][way[1]]
 
 
-def variables(sites: Iterable[str]) -> dict[str, list[Way]]:
-    """Return the environment variable of every setting; two sites' can have one name."""
+def variables(named: Mapping[str, Iterable[str]]) -> dict[str, list[Way]]:
+    """Return the environment variable of every setting; those of two sites can have one name.
+
+    `named` are the names of sites and storages, by section.
+    """
     ways: list[Way] = [(name,) for name in TOP_RULES]
     ways += [(section, name) for section, rules in SECTION_RULES.items() for name in rules]
-    ways += [(SITES, site, name) for site in sites for name in SITE_RULES]
-    named: dict[str, list[Way]] = {}
+    ways += [(part, name, key) for part in NAMED for name in named[part] for key in NAMED[part]]
+    variables: dict[str, list[Way]] = {}
     for way in ways:
         variable = "_".join(("WLM", *way)).upper().replace("-", "_").replace(".", "_")
-        named.setdefault(variable, []).append(way)
-    return named
+        variables.setdefault(variable, []).append(way)
+    return variables

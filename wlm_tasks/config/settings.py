@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from wlm_tasks.config import checks as own
 from wlm_tasks.config.fields import (
@@ -164,6 +165,32 @@ class SiteSettings:
         return self.scratch.replace("{user}", str(user) if user else own_user())
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageSettings:
+    """How to get in where files are kept: what holds for all URLs that begin with `url`."""
+
+    name: str
+    #: scheme, host and as much of the path as is meant, such as ``sftp://lab.example.org/data/``
+    url: str = field(metadata=rule(own.storage_url))
+    #: what only storages of this scheme need, such as user and credentials
+    options: Mapping[str, str | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        check_section(self, f"storages.{self.name}")
+        scheme = self.url.partition(":")[0].lower()
+        for key, value in self.options.items():
+            own.check_storage_option(f"storages.{self.name}.{key}", scheme, key, value)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    def covers(self, url: str) -> bool:
+        """Whether a URL is meant; without a port that of any port is."""
+        own, other = urlsplit(self.url), urlsplit(url)
+        same = (own.scheme, own.hostname) == (other.scheme, other.hostname)
+        below = f"{other.path}/".startswith(f"{own.path.rstrip('/')}/")
+        return same and own.port in {None, other.port} and below
+
+
 def own_user() -> str:
     """Return the name of the user this process runs as; its number if it has no name.
 
@@ -186,6 +213,7 @@ class Settings:
         default=None, metadata=rule(own.secret, url=own.database_url)
     )
     sites: Mapping[str, SiteSettings] = field(default_factory=dict)
+    storages: Mapping[str, StorageSettings] = field(default_factory=dict)
     steps: StepSettings = StepSettings()
     control: ControlSettings = ControlSettings()
     staging: StagingSettings = StagingSettings()
@@ -198,6 +226,12 @@ class Settings:
         check_section(self, "")
         sites = dict(self.sites) or {"local": default_site(self.data_dir)}
         object.__setattr__(self, "sites", MappingProxyType(sites))
+        object.__setattr__(self, "storages", MappingProxyType(dict(self.storages)))
+
+    def storage(self, url: str) -> StorageSettings | None:
+        """Return the settings for a URL, the most special ones; None if there are none."""
+        found = [storage for storage in self.storages.values() if storage.covers(url)]
+        return max(found, key=lambda storage: len(storage.url), default=None)
 
     @property
     def embedded(self) -> bool:

@@ -70,10 +70,12 @@ def _table(example: str) -> tuple[BeforeValidator, AfterValidator, PlainSerializ
 
 
 class Transfer(FrozenModel):
-    """One file to bring in before the job or to take out after it.
+    """One file, or the files of one directory, to bring in before the job or to take out after it.
 
     Of an input `src` is the place outside (URL or local path) and `dest` the path inside the
-    experiment's directory; of an output it is the other way round.
+    experiment's directory; of an output it is the other way round. With a slash at its end `dest`
+    is a directory, and `src` says what goes there: ``data/`` all below that directory,
+    ``data/*.dat`` what has such a name there.
     """
 
     src: _Place = Field(description="where the file is")

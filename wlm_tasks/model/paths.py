@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -18,6 +20,7 @@ from wlm_tasks.model.checks import (
     is_text,
     plain,
     problem,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ RESERVED: Final = ".wlm"
 #: begin and end of the name of a file that is still being written
 PART_PREFIX: Final = "."
 PART_SUFFIX: Final = ".wlm-part"
+#: directory of files of a tree that are on their way, in the tree's own
+PARTS: Final = ".wlm-parts"
 
 _FILE_URL: Final = re.compile(r"file://(localhost)?(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -99,14 +104,15 @@ def _check_url(url: str) -> None:
 
 def check_inputs(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
     """Check that inputs stay inside, and that none overwrites another or needs its directory."""
-    problems = _refused(transfers, "dest", _a_new_file)
+    problems = _refused(transfers, "dest", _a_new_place) + _unclear(transfers)
     files: dict[str, int] = {}
     for index, transfer in enumerate(transfers):
         first = files.setdefault(transfer.dest, index)
         if first != index:
             problems.append(_again(index, "dest", transfer.dest, f"inputs[{first}]"))
     for index, transfer in enumerate(transfers):
-        for parent in PurePath(transfer.dest).parents:
+        path = PurePath(transfer.dest)
+        for parent in (*path.parents, *([path] if is_directory(transfer.dest) else [])):
             if str(parent) in files:
                 expected = f"a path not below the file of inputs[{files[str(parent)]}]"
                 problems.append(Problem(f"[{index}].dest", transfer.dest, expected))
@@ -115,7 +121,8 @@ def check_inputs(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
 
 def check_outputs(transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
     """Check that outputs come from inside, and that no two go to one place."""
-    problems = _refused(transfers, "src", inside) + _refused(transfers, "dest", _a_file)
+    problems = _refused(transfers, "src", _old_place) + _unclear(transfers)
+    problems += _refused(transfers, "dest", _a_place)
     for first, index in repeated(t.dest for t in transfers):
         problems.append(_again(index, "dest", transfers[index].dest, f"outputs[{first}]"))
     return _unless(problems, transfers)
@@ -137,14 +144,38 @@ def _again(index: int, field: str, path: str, first: str) -> Problem:
     return Problem(f"[{index}].{field}", path, f"a path that {first} does not have already")
 
 
-def _a_file(value: object) -> str:
-    if not isinstance(value, str) or value.rpartition("/")[2] in {"", ".", ".."}:
-        raise ValueError("the place of a file, not of a directory")
+def _unclear(transfers: tuple[Transfer, ...]) -> list[Problem]:
+    """Return what is wrong with transfers of directories: both ends must be written as one."""
+    problems = []
+    for index, transfer in enumerate(transfers):
+        if is_directory(transfer.src) and not is_directory(transfer.dest):
+            expected = "a directory, with '/' at its end as that of src"
+            problems.append(Problem(f"[{index}].dest", transfer.dest, expected))
+        if is_directory(transfer.dest) and transfer.sha256 is not None:
+            expected = "no digest: a directory has none"
+            problems.append(Problem(f"[{index}].sha256", transfer.sha256, expected))
+    return problems
+
+
+def _a_place(value: object) -> str:
+    if not isinstance(value, str) or value.rpartition("/")[2] in {".", ".."}:
+        raise ValueError("the place of a file, or of a directory with '/' at its end")
     return value
 
 
-def _a_new_file(value: object) -> str:
-    path = inside(value)
+def _old_place(value: object) -> str:
+    return inside(_undirected(value))
+
+
+def _undirected(value: object) -> object:
+    """Return a directory's path as that of a file would be; ``./`` is the experiment's own."""
+    if not isinstance(value, str) or not is_directory(value):
+        return value
+    return "directory" if value == "./" else value[:-1]
+
+
+def _a_new_place(value: object) -> str:
+    path = inside(_undirected(value))
     if is_part(path.rpartition("/")[2]):
         raise ValueError(f"a name that does not end in {PART_SUFFIX!r}: files under way have it")
     return path
@@ -153,6 +184,50 @@ def _a_new_file(value: object) -> str:
 def is_part(name: str) -> bool:
     """Tell whether a file of this name is one that is still being written."""
     return name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
+
+
+def part_name(name: str) -> str:
+    """Return the name of the part file of `name`: ``.<name>.wlm-part``.
+
+    A name too long for that is shortened. Raises `InvalidPathError` for a part file's name.
+    """
+    if is_part(name):
+        raise InvalidPathError(
+            f"path: got {show(name)}, expected a name other than that of a part file"
+        )
+    full = f"{PART_PREFIX}{name}{PART_SUFFIX}"
+    if len(os.fsencode(full)) <= COMPONENT_LIMIT:
+        return full
+    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{PART_SUFFIX}"
+
+
+def is_meant(path: str, pattern: str) -> bool:
+    """Tell whether a file of a tree is one to move: by its first name, if there is a pattern.
+
+    As in a shell a pattern that does not begin with a dot means no name that does. What is ours
+    never is: files that are on their way, attempts' directories.
+    """
+    first, last = path.partition("/")[0], path.rpartition("/")[2]
+    if first in {PARTS, RESERVED} or is_part(last):
+        return False
+    hidden = first.startswith(".") and not pattern.startswith(".")
+    return not pattern or (fnmatchcase(first, pattern) and not hidden)
+
+
+def is_directory(place: str) -> bool:
+    """Tell whether a place is written as that of a directory: with a slash at its end."""
+    return place.endswith("/")
+
+
+def split_tree(place: str) -> tuple[str, str]:
+    """Return directory and pattern of a place that means several files.
+
+    ``data/`` is the directory with all below it, ``data/*.dat`` some of its files. In a URL the
+    pattern is decoded as the rest is.
+    """
+    directory, _slash, pattern = place.rpartition("/")
+    pattern = os.fsdecode(unquote_to_bytes(pattern)) if is_url(place) else pattern
+    return directory.removesuffix("/."), pattern
 
 
 def _unless(problems: list[Problem], transfers: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
@@ -190,8 +265,9 @@ def resolve_place(place: str, base: Path) -> str:
     path = quote(place, safe="/{}")
     if not place.startswith("/"):
         path = f"{quote(str(base.absolute()), safe='/')}/{path}"
+    slash = "/" if is_directory(path) else ""
     path = os.path.normpath(path)
-    return f"file:///{path.lstrip('/')}"
+    return f"file:///{path.lstrip('/')}{slash}"
 
 
 def resolve_paths(experiment: E, base: Path) -> E:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from wlm_tasks.compute.base import ComputeBackend
 from wlm_tasks.errors import InvalidExperimentError, InvalidParametersError, InvalidPathError
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
 from wlm_tasks.model.experiment import Experiment, check_key, fingerprint
 from wlm_tasks.model.params import bind, bind_many, expand_sweep
-from wlm_tasks.model.paths import repeated, resolve_paths
+from wlm_tasks.model.paths import is_directory, repeated, resolve_paths
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.plan import Plan, plan
@@ -49,7 +50,7 @@ def plans(runtime: Runtime, submission: Submission) -> tuple[list[dict[str, Any]
     experiment = resolve_paths(
         submission.experiment, Path.cwd() if submission.base is None else submission.base
     )
-    runtime.site(experiment.site)
+    site = runtime.site(experiment.site)
     params = dict(submission.params or {})
     if submission.bound:
         members, bound = [params], [experiment]
@@ -64,7 +65,7 @@ def plans(runtime: Runtime, submission: Submission) -> tuple[list[dict[str, Any]
             )
         members = [{**params, **member} for member in swept]
         bound = bind_many(experiment, members)
-    _check_places(bound)
+    _check_places(bound, site.backend)
     return members, [plan(one) for one in bound]
 
 
@@ -87,26 +88,35 @@ def _check_options(submission: Submission) -> None:
         )
 
 
-def _check_places(bound: Sequence[Experiment]) -> None:
-    """Every URL must be one that its storage can serve, and each output have a place of its own.
+def _check_places(bound: Sequence[Experiment], backend: ComputeBackend) -> None:
+    """Every URL must be one that its storage or the site can serve, no two outputs in one place.
 
     Staging would refuse the same, but that of outputs after the job has run.
     """
     storages: dict[str, StorageBackend] = {}
     checked: set[str] = set()
     for one in bound:
-        for field, url in _places(one):
-            if url in checked:
-                continue
-            checked.add(url)
-            scheme = url.partition(":")[0]
-            if scheme not in storages:
-                storages[scheme] = storage_backend(url)
-            try:
-                storages[scheme].check(url)
-            except InvalidPathError as error:
-                raise InvalidPathError(f"{field}: {error.message}") from None
+        if backend.carries_files:
+            backend.check_transfers(one.inputs, one.outputs)
+        else:
+            _check_urls(one, storages, checked)
         _check_outputs_differ(one)
+
+
+def _check_urls(
+    experiment: Experiment, storages: dict[str, StorageBackend], checked: set[str]
+) -> None:
+    for field, url in _places(experiment):
+        if url in checked:
+            continue
+        checked.add(url)
+        scheme = url.partition(":")[0]
+        if scheme not in storages:
+            storages[scheme] = storage_backend(url)
+        try:
+            storages[scheme].check(f"{url}x" if is_directory(url) else url)
+        except InvalidPathError as error:
+            raise InvalidPathError(f"{field}: {error.message}") from None
 
 
 def _places(experiment: Experiment) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
+from urllib.parse import quote
+
+from wlm_tasks.errors import ConfigError, StorageRefusedError
+from wlm_tasks.model.checks import problem
+from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +42,29 @@ class TransferResult:
 class StorageBackend(ABC):
     """One kind of storage, chosen by the scheme of a URL.
 
-    A file never has its final name before it is whole and verified: bytes go to
-    ``.<name>.wlm-part`` beside the target, which is then renamed. An interrupted transfer
-    resumes from that part file. Two transfers to one target never write at the same time: the
-    later one raises `StorageUnavailableError`. May raise only `StorageUnavailableError`
-    (transient), `StorageRefusedError` (permanent) and `InvalidPathError`.
+    It gives the ends of transfers; `wlm_tasks.storage.transfer.move` moves the bytes. A file never
+    has its final name before it is whole and verified: bytes go to a part file beside the target,
+    ``.<name>.wlm-part`` where there are names, which is then renamed. An interrupted transfer
+    resumes from that part file where the protocol permits it. Two transfers to one target never
+    write at the same time: the later one raises `StorageUnavailableError`.
+
+    Methods, and those of the ends, may raise only `StorageUnavailableError` (transient),
+    `StorageRefusedError` (permanent) and `InvalidPathError`.
     """
 
     schemes: ClassVar[frozenset[str]]
+    #: True if there is nothing to move: neither end is opened then
+    moves_nothing: ClassVar[bool] = False
+
+    def __init__(
+        self, *, name: str = "", options: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        """Take the settings of the storage the URL is of; raises `ConfigError` for unknown ones.
+
+        `name` and `options` are those of the table ``[storages.NAME]`` that holds for the URL.
+        """
+        for key, value in options.items():
+            raise ConfigError(problem(f"storages.{name}.{key}", value, "no such setting"))
 
     def check(self, url: str) -> None:  # noqa: B027 - a storage that can tell nothing accepts
         """Raise `InvalidPathError` if the text of `url` cannot name a file here.
@@ -51,17 +74,45 @@ class StorageBackend(ABC):
         """
 
     @abstractmethod
-    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
-        """Fetch `url` to `path` below the local directory `root`; never leaves `root`."""
+    def source(self, url: str) -> AbstractContextManager[Source]:
+        """Open the file at `url` for reading; `StorageRefusedError` if there is no such file."""
 
-    @abstractmethod
-    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:
-        """Send `path` below the local directory `root` to `url`; never reads outside `root`."""
+    def target(self, url: str, mode: int | None) -> AbstractContextManager[Target]:
+        """Open the place of a file to write, directories made as needed.
 
-    @abstractmethod
+        `mode` are the permission bits wanted, None for the usual ones.
+        """
+        raise StorageRefusedError(f"{url}: files cannot be written there (mode {mode})")
+
+    def tree(self, url: str, pattern: str) -> Tree:
+        """Return the files below the directory at `url`, those like `pattern` if it says any."""
+        raise StorageRefusedError(f"{url}: a directory cannot be listed there ({pattern!r})")
+
+    def tree_target(self, url: str) -> TreeTarget:
+        """Return the directory at `url` to move files to: each by itself, if not overridden."""
+        return SingleFiles(self, url)
+
     def size(self, url: str) -> int:
         """Bytes at `url`; raises `StorageRefusedError` if there is no such file."""
+        with self.source(url) as source:
+            return source.size
 
-    def close(self) -> None:
-        """Give back connections."""
-        return
+
+class SingleFiles:
+    """A directory to move files to, one by one."""
+
+    def __init__(self, storage: StorageBackend, url: str) -> None:
+        self._storage = storage
+        self._url = url
+
+    def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
+        """Open the place of one file."""
+        return self._storage.target(f"{self._url}/{quote(os.fsencode(path))}", mode)
+
+    def digests(self, entries: Sequence[Entry]) -> dict[str, str]:  # noqa: ARG002
+        """Tell nothing: each file is compared when its turn comes."""
+        return {}
+
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:  # noqa: ARG002
+        """Take nothing."""
+        return False

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Final, Protocol, Self
 
 #: checkpoints kept; the one unused for longest goes first
 _LIMIT: Final = 64
+#: states kept of one comparison
+_MARKS: Final = 256
 
 
 class Digest(Protocol):
@@ -35,13 +37,26 @@ class Digest(Protocol):
 class Checkpoint:
     """How far a comparison got."""
 
-    digest: Digest  #: of the bytes found equal
+    digest: Digest | None  #: of the bytes found equal; None if they were not read here
     done: int = 0  #: bytes found equal
     differs: bool = False  #: whether the next ones are not
+    #: states on the way, to go back to: (bytes, digest of so many), at most `_MARKS`
+    marks: list[tuple[int, Digest]] = field(default_factory=list)
+    _apart: int = 1  #: steps from one mark to the next
 
     def copy(self) -> Self:
         """Return one that goes on by itself."""
-        return replace(self, digest=self.digest.copy())
+        digest = None if self.digest is None else self.digest.copy()
+        return replace(self, digest=digest, marks=list(self.marks))
+
+    def mark(self, step: int) -> None:
+        """Note the state, called after every `step` bytes."""
+        if self.digest is None or self.done % (step * self._apart):
+            return
+        if len(self.marks) >= _MARKS:
+            del self.marks[::2]
+            self._apart *= 2
+        self.marks.append((self.done, self.digest.copy()))
 
 
 class Checkpoints:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
-from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
-from wlm_tasks.storage.beneath import open_source, target_directory
-from wlm_tasks.storage.localfiles import FileTarget, file_source
-from wlm_tasks.storage.transfer import Part, Readable, move
+from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.storage.base import StorageBackend
 
 
 class MemStore:
     """The memory of a fake storage. Give one to several backends: they see the same files.
 
-    `fail` makes calls go wrong, `break_after` interrupts a transfer under way.
+    `fail` makes calls go wrong, `break_after` interrupts a transfer under way. One that `tells`
+    computes digests itself, as a host behind a shell does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells: bool = False) -> None:
+        self.tells: Final = tells
         self.files: Final[dict[str, bytes]] = {}
         self.parts: Final[dict[str, bytearray]] = {}
         self.calls: Final[list[tuple[str, str]]] = []
@@ -66,23 +66,19 @@ class FakeStorage(StorageBackend):
 
     schemes: ClassVar[frozenset[str]] = frozenset({"mem"})
 
-    def __init__(self, store: MemStore | None = None) -> None:
+    def __init__(self, store: MemStore | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.store = store or MemStore()
 
-    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
-        """Write the bytes of the URL to `path` below `root`."""
-        self.store.call("get", url)
-        source = _MemSource(self.store, url)
-        with target_directory(root, path) as (dir_fd, name):
-            target = FileTarget(dir_fd, name, f"{root}/{path}", mode=0o666)
-            return move(source, target, control)
+    def source(self, url: str) -> AbstractContextManager[Source]:
+        """Read the bytes of the URL."""
+        self.store.call("source", url)
+        return nullcontext(_MemSource(self.store, url))
 
-    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:
-        """Keep the bytes of `path` below `root` under the URL."""
-        self.store.call("put", url)
-        opener = partial(open_source, root, path)
-        with file_source(opener, f"{root}/{path}") as source:
-            return move(source, _MemTarget(self.store, url), control)
+    def target(self, url: str, mode: int | None) -> AbstractContextManager[Target]:  # noqa: ARG002
+        """Keep bytes under the URL."""
+        self.store.call("target", url)
+        return nullcontext(_MemTarget(self.store, url))
 
     def size(self, url: str) -> int:
         """Return how many bytes there are."""
@@ -91,18 +87,14 @@ class FakeStorage(StorageBackend):
 
 
 class NoopStorage(StorageBackend):
-    """Every file is there, empty, and nothing is moved: for benchmarks, ``noop://`` URLs."""
+    """Every file is there and nothing is moved: for benchmarks, ``noop://`` URLs."""
 
     schemes: ClassVar[frozenset[str]] = frozenset({"noop"})
-    _done: ClassVar = TransferResult(complete=True, size=0, done=0, moved=0)
+    moves_nothing: ClassVar[bool] = True
 
-    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:  # noqa: ARG002
-        """Do nothing."""
-        return self._done
-
-    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:  # noqa: ARG002
-        """Do nothing."""
-        return self._done
+    def source(self, url: str) -> AbstractContextManager[Source]:
+        """Tell that there is nothing to read."""
+        raise StorageRefusedError(f"{url}: holds no bytes")
 
     def size(self, url: str) -> int:  # noqa: ARG002
         """Return 0."""
@@ -110,8 +102,10 @@ class NoopStorage(StorageBackend):
 
 
 class _MemBytes:
-    def __init__(self, place: str, data: bytes | bytearray) -> None:
+    def __init__(self, store: MemStore, place: str, data: bytes | bytearray) -> None:
         self.place = place
+        self.mode: int | None = None
+        self._store = store
         self._data = data
 
     @property
@@ -120,6 +114,11 @@ class _MemBytes:
 
     def read_at(self, offset: int, length: int) -> bytes:
         return bytes(self._data[offset : offset + length])
+
+    def digest(self, length: int) -> str | None:
+        if not self._store.tells:
+            return None
+        return hashlib.sha256(self._data[:length]).hexdigest()
 
     def identity(self) -> Hashable:
         return _Same(self._data), len(self._data)
@@ -142,8 +141,7 @@ class _MemSource(_MemBytes):
     def __init__(self, store: MemStore, url: str) -> None:
         if url not in store.files:
             raise StorageRefusedError(f"{url}: no such file")
-        super().__init__(url, store.files[url])
-        self._store = store
+        super().__init__(store, url, store.files[url])
         self._moved = 0
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -164,10 +162,10 @@ class _MemTarget:
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
         data = self._store.files.get(self._url)
-        yield None if data is None else _MemBytes(self._url, data)
+        yield None if data is None else _MemBytes(self._store, self._url, data)
 
     @contextmanager
-    def part(self) -> Iterator[Part]:
+    def part(self, size: int) -> Iterator[Part]:  # noqa: ARG002
         with self._store.locked(self._url):
             yield _MemPart(self._store, self._url)
 
@@ -175,8 +173,7 @@ class _MemTarget:
 class _MemPart(_MemBytes):
     def __init__(self, store: MemStore, url: str) -> None:
         self._part = store.parts.setdefault(url, bytearray())
-        super().__init__(url, self._part)
-        self._store = store
+        super().__init__(store, url, self._part)
         self._moved = 0
 
     def write_at(self, offset: int, data: bytes) -> None:

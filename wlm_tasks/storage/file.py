@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import unquote_to_bytes
 
 from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import show
-from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
+from wlm_tasks.model.ends import Source, Target, Tree, TreeTarget
+from wlm_tasks.model.paths import part_name
+from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.beneath import (
     COMPONENT_LIMIT,
     components,
     open_regular,
-    open_source,
     target_directory,
     translated,
 )
-from wlm_tasks.storage.localfiles import FileTarget, file_source, part_name
-from wlm_tasks.storage.transfer import move
+from wlm_tasks.storage.localfiles import FileTarget, file_source
+from wlm_tasks.storage.localtrees import LocalTree, LocalTreeTarget
 
 _URL: Final = re.compile(
     r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.IGNORECASE | re.DOTALL
@@ -43,36 +44,31 @@ class FileStorage(StorageBackend):
             )
         part_name(*components(name))
 
-    def get(self, url: str, root: str, path: str, control: TransferControl) -> TransferResult:
-        """Copy the file of the URL to `path` below `root`, directories made as needed."""
+    def source(self, url: str) -> AbstractContextManager[Source]:
+        """Open the file of the URL."""
         place = file_path(url)
-        with (
-            file_source(_opener(place), place) as source,
-            target_directory(root, path) as (dir_fd, name),
-        ):
-            target = FileTarget(dir_fd, name, f"{root}/{path}", mode=source.status.st_mode)
-            return move(source, target, control)
+        return file_source(_opener(place), place)
 
-    def put(self, root: str, path: str, url: str, control: TransferControl) -> TransferResult:
-        """Copy `path` below `root` to the file of the URL, directories made as needed."""
+    @contextmanager
+    def target(self, url: str, mode: int | None) -> Iterator[Target]:
+        """Open the place of the file of the URL, directories made as needed."""
         place = Path(file_path(url))
-        opener = partial(open_source, root, path)
-        with file_source(opener, f"{root}/{path}") as source:
-            with translated(str(place.parent)):
-                place.parent.mkdir(parents=True, exist_ok=True)
-            # nothing of the URL is untrusted but its last name, which is never followed
-            with target_directory(str(place.parent), place.name) as (dir_fd, name):
-                target = FileTarget(dir_fd, name, str(place), mode=source.status.st_mode)
-                return move(source, target, control)
+        with translated(str(place.parent)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        # nothing of the URL is untrusted but its last name, which is never followed
+        with target_directory(str(place.parent), place.name) as (dir_fd, name):
+            yield FileTarget(dir_fd, name, str(place), mode=mode)
 
-    def size(self, url: str) -> int:
-        """Return the bytes of the file of the URL."""
+    def tree(self, url: str, pattern: str) -> Tree:
+        """Return the files below the directory of the URL."""
+        return LocalTree(file_path(url), "", pattern)
+
+    def tree_target(self, url: str) -> TreeTarget:
+        """Return the directory of the URL, made as needed."""
         place = file_path(url)
-        fd = _opener(place)()
-        try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        with translated(place):
+            Path(place).mkdir(parents=True, exist_ok=True)
+        return LocalTreeTarget(place, "")
 
 
 def file_path(url: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
@@ -11,29 +10,17 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
-from wlm_tasks.model.checks import show
-from wlm_tasks.model.paths import PART_PREFIX, PART_SUFFIX, is_part
-from wlm_tasks.storage.beneath import COMPONENT_LIMIT, require_regular, translated
-from wlm_tasks.storage.transfer import CHUNK, Part, Readable
+from wlm_tasks.model.ends import Part, Readable
+from wlm_tasks.model.paths import part_name
+from wlm_tasks.storage.beneath import (
+    require_regular,
+    translated,
+)
+from wlm_tasks.storage.prefix import CHUNK
 
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
 _TRIES: Final = 5
 _ZEROS: Final = bytes(CHUNK)
-
-
-def part_name(name: str) -> str:
-    """Return the name of the part file of `name`: ``.<name>.wlm-part``.
-
-    A name too long for that is shortened. Raises `InvalidPathError` for a part file's name.
-    """
-    if is_part(name):
-        raise InvalidPathError(
-            f"path: got {show(name)}, expected a name other than that of a part file"
-        )
-    full = f"{PART_PREFIX}{name}{PART_SUFFIX}"
-    if len(os.fsencode(full)) <= COMPONENT_LIMIT:
-        return full
-    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{PART_SUFFIX}"
 
 
 class FileBytes:
@@ -54,6 +41,9 @@ class FileBytes:
         with translated(self.place):
             return os.pread(self.fd, length, offset)
 
+    def digest(self, length: int) -> None:
+        """Tell nothing: the file is near."""
+
     def identity(self) -> Hashable:
         """Return what a file is known by, as it was when it was opened."""
         return _identity(self.status)
@@ -65,6 +55,7 @@ class FileSource(FileBytes):
     def __init__(self, opener: Callable[[], int], place: str) -> None:
         super().__init__(opener(), place)
         self._opener = opener
+        self.mode: int | None = stat.S_IMODE(self.status.st_mode)
 
     def changed(self) -> bool:
         """Compare size, times and inode with what was opened."""
@@ -95,15 +86,16 @@ def file_source(opener: Callable[[], int], place: str) -> Iterator[FileSource]:
 class FileTarget:
     """A file to write, in an open directory.
 
-    `mode` are the permission bits of a new file, as far as the umask allows them.
+    `mode` are the permission bits of a new file, as far as the umask allows them; None for
+    those of any new file.
     """
 
-    def __init__(self, dir_fd: int, name: str, place: str, *, mode: int) -> None:
+    def __init__(self, dir_fd: int, name: str, place: str, *, mode: int | None) -> None:
         self._dir_fd = dir_fd
         self._name = name
         self._part_name = part_name(name)
         self._place = place
-        self._mode = stat.S_IMODE(mode) & 0o777 | 0o600
+        self._mode = 0o666 if mode is None else stat.S_IMODE(mode) & 0o777 | 0o600
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
@@ -124,7 +116,7 @@ class FileTarget:
             os.close(fd)
 
     @contextmanager
-    def part(self) -> Iterator[Part]:
+    def part(self, size: int) -> Iterator[Part]:  # noqa: ARG002 - writing tells of a full disk
         """Open and lock the part file, made if need be."""
         fd = self._lock()
         try:

@@ -25,7 +25,7 @@ from wlm_tasks.state.intents import Held, Intent, job_token
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
 from wlm_tasks.storage.base import TransferControl
-from wlm_tasks.tasks.moving import Mover, mover
+from wlm_tasks.tasks.moving import Mover
 from wlm_tasks.tasks.patience import patiently
 
 #: Seconds between two saves of a transfer's progress.
@@ -101,19 +101,20 @@ def setup(work: Work) -> Outcome:
 
 def stage_in(work: Work) -> Outcome:
     """Bring every input to the experiment's directory."""
-    with _mover(work) as mover:
-        return _transfer_all(work, work.experiment.inputs, mover.bring)
+    if work.site.backend.carries_files:
+        return Done()
+    return _transfer_all(work, work.experiment.inputs, _mover(work).bring)
 
 
 def stage_out(work: Work) -> Outcome:
     """Bring every output to where its owner wants it."""
-    with _mover(work) as mover:
-        return _transfer_all(work, work.experiment.outputs, mover.take)
+    if work.site.backend.carries_files:
+        return Done()
+    return _transfer_all(work, work.experiment.outputs, _mover(work).take)
 
 
-def _mover(work: Work) -> AbstractContextManager[Mover]:
-    files, spool = work.site.backend.files, work.runtime.settings.data_dir / "spool"
-    return mover(files, work.workdir, spool / work.claim.experiment_id)
+def _mover(work: Work) -> Mover:
+    return Mover(work.runtime.settings, work.site.backend.files, work.workdir)
 
 
 def _transfer_all(
@@ -201,6 +202,8 @@ def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
         variables=experiment.variables,
         name=experiment.name,
         priority=experiment.priority,
+        inputs=experiment.inputs,
+        outputs=experiment.outputs,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from wlm_tasks.compute.aurora.job import configuration, job_key, token_of
 from wlm_tasks.compute.aurora.options import AuroraOptions
 from wlm_tasks.compute.aurora.wire import decode, encode, idl, text
 from wlm_tasks.compute.base import JobRef, JobSpec
-from wlm_tasks.model.experiment import Resources
+from wlm_tasks.model.experiment import Resources, Transfer
 
 OPTIONS = AuroraOptions.of(
     "mesos",
@@ -95,6 +96,36 @@ def test_a_job_arrives_whole(generated: Generated) -> None:
         "disk": 77 * 1024**2,
         "gpu": 2,
     }
+
+
+def test_a_job_that_carries_its_files_arrives_whole(generated: Generated) -> None:
+    options = replace(OPTIONS, shared_scratch=False, upload_url="http://host/runs")
+    inputs = [Transfer("http://host/in", "a"), Transfer("http://host/in", "b")]
+    spec = JobSpec(
+        ref=REF,
+        script="echo {{x}}",
+        resources=Resources(),
+        inputs=[*inputs, Transfer("hdfs:///x?y", "c")],
+        outputs=[Transfer("out", "ftp://host/{{x}}")],
+    )
+    data = encode("createJob", {"description": configuration(options, spec)})
+    job = read_call(generated, "createJob", data).description
+    rules.check_job(job)
+    task = job.taskConfig
+    uris = {(uri.value, uri.extract, uri.cache) for uri in task.mesosFetcherUris}
+    assert uris == {("http://host/in", False, False), ("hdfs:///x?y", False, False)}
+    assert (task.maxTaskFailures, task.partitionPolicy.reschedule) == (1, False)
+    told = json.loads(task.executorConfig.data)["task"]
+    assert told["constraints"] == [{"order": ["unpack", "place", "start", "job", "send"]}]
+    final = {one["name"] for one in told["processes"] if one["final"]}
+    assert final == {"record"}
+    assert "{{" not in task.executorConfig.data
+    plain = configuration(replace(options, upload_url=""), replace(spec, inputs=(), outputs=()))
+    data = encode("createJob", {"description": plain})
+    task = read_call(generated, "createJob", data).description.taskConfig
+    assert task.mesosFetcherUris is None
+    names = [one["name"] for one in json.loads(task.executorConfig.data)["task"]["processes"]]
+    assert names == ["unpack", "job"]
 
 
 def test_other_calls_arrive_whole(generated: Generated) -> None:

@@ -13,7 +13,6 @@ from unit.compute.slurm_site import BrokenShell, SlurmSite
 
 from services.processes import wait_for
 from wlm_tasks.compute.base import ENDED, JobSpec, JobState, Submitted
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, LocalShell, Ran
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobCancelledError,
@@ -21,6 +20,7 @@ from wlm_tasks.errors import (
     JobUndecidedError,
     WlmError,
 )
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran
 from wlm_tasks.model.arrays import InArray, array_name
 from wlm_tasks.model.experiment import Resources
 

@@ -1,4 +1,9 @@
-"""Thermos as far as it matters here: runs a task's processes in order, with bash, in a sandbox."""
+"""An agent as far as it matters here: Mesos's fetcher, then Thermos with a task's processes.
+
+Words and places are those of Mesos 1.x and of Aurora's executor: files are fetched to the directory
+of the container, processes run in ``sandbox`` below it, in order, with bash, and the task's last
+message says neither which process failed nor how.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +28,10 @@ _BRACES: Final = re.compile(r"\{\{(.*?)\}\}")
 
 class BadTaskError(Exception):
     """What the executor refuses on the agent, long after the scheduler has accepted it."""
+
+
+class FetchError(Exception):
+    """A container that is not launched, since a file of it cannot be had."""
 
 
 def session_members(leader: int) -> list[int]:
@@ -39,12 +49,14 @@ def session_members(leader: int) -> list[int]:
 class Run:
     """One task on an agent, in a thread of its own. `result` is its end, None while it runs."""
 
-    def __init__(self, task_id: str, data: str, sandbox: Path) -> None:
+    def __init__(self, task_id: str, data: str, directory: Path, uris: Sequence[Any] = ()) -> None:
         self.result: str | None = None
         self.message = ""
         self._id = task_id
         self._data = data
-        self._sandbox = sandbox
+        self._directory = directory
+        self._sandbox = directory / "sandbox"
+        self._uris = uris
         self._stopping = threading.Event()  #: no further ordinary process
         self._dead = threading.Event()  #: the agent is gone
         self._current: subprocess.Popen[bytes] | None = None
@@ -66,12 +78,17 @@ class Run:
 
     def _work(self) -> None:
         try:
+            self._directory.mkdir(parents=True)
+            _fetch(self._uris, self._directory)
             ordinary, final = _processes(json.loads(self._data), self._id)
-            self._sandbox.mkdir(parents=True)
+            self._sandbox.mkdir()
             good = all(self._run(name, command) for name, command in ordinary)
             for name, command in final:
                 if not self._dead.is_set():
                     self._run(name, command, final=True)
+            self.message = "Task finished." if good else "Task failed."
+        except FetchError as error:
+            good, self.message = False, f"Failed to launch container: {error}"
         except (BadTaskError, ValueError, KeyError) as error:
             good, self.message = False, f"{type(error).__name__}: {error}"
         self.result = "FINISHED" if good else "FAILED"
@@ -99,8 +116,6 @@ class Run:
         code = process.wait()
         if not final:
             self._kill_session()  # as the end of the container does
-        if code:
-            self.message = f"process {name} ended with {code}"
         return code == 0
 
     def _signal_leader(self, number: int) -> None:
@@ -118,6 +133,25 @@ class Run:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
+
+
+def _fetch(uris: Sequence[Any], directory: Path) -> None:
+    """Bring the files into the container's directory; its log there is that of the fetcher."""
+    for uri in uris:
+        _scheme, _, path = uri.value.partition("://")
+        if set(uri.value) & set("\\'\0"):
+            raise FetchError("Could not fetch: Illegal characters in URI")
+        if "/" not in path or (path.endswith("/") and path.count("/") == 1):
+            raise FetchError(f"Could not fetch: Malformed URI (missing path): {uri.value}")
+        name = path.rpartition("/")[2]
+        command = ["curl", "-q", "-g", "-sSfL", "-o", directory / name, "--url", uri.value]
+        with (directory / "stderr").open("ab") as log:
+            done = subprocess.run(command, stderr=log, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            where = f"Failed to fetch all URIs for container '{directory.name}'"
+            raise FetchError(f"{where}: exited with status 1")
+        if uri.extract or uri.cache:
+            raise FetchError("this would be unpacked, or be an old copy")
 
 
 def _processes(data: dict[str, Any], task_id: str) -> tuple[list[Any], list[Any]]:

@@ -30,6 +30,7 @@ class Faults:
     prune_after_s: float | None = None
     no_roles: bool = False  #: a question for all tasks of a role ends in an error
     strange_status: int | None = None  #: told in place of RUNNING
+    no_fetcher: bool = False  #: jobs may not use Mesos's fetcher
     # HTTP and its surroundings
     no_leader: bool = False
     redirect_to: str | None = None  #: root of another scheduler

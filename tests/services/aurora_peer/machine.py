@@ -47,7 +47,7 @@ class Machine:
     def create(self, job: Any) -> None:
         """Take a job, unless a task of its key is active."""
         with self._lock:
-            rules.check_job(job)
+            rules.check_job(job, fetcher=not self._switches.now.no_fetcher)
             if any(not self._ended(task) for task in self._of_key(job.key)):
                 key = f"{job.key.role}/{job.key.environment}/{job.key.name}"
                 raise rules.RefusedError(f"Job {key} already exists")
@@ -171,8 +171,10 @@ class Machine:
                 return
             if switches.now.execute:
                 task_id = task.record.assignedTask.taskId
-                data = task.record.assignedTask.task.executorConfig.data
-                task.run = Run(task_id, data, self._directory / "sandboxes" / task_id)
+                config = task.record.assignedTask.task
+                directory = self._directory / "sandboxes" / task_id
+                uris = list(config.mesosFetcherUris or ())
+                task.run = Run(task_id, config.executorConfig.data, directory, uris)
         if name != "RUNNING":
             self._move(task, _NEXT[name])
             return

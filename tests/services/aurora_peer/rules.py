@@ -28,7 +28,7 @@ def check_key(key: Any) -> None:
             raise RefusedError(f"Job {name} contains illegal characters: {part}")
 
 
-def check_job(job: Any) -> None:
+def check_job(job: Any, *, fetcher: bool = True) -> None:
     """Refuse a job that cannot be."""
     check_key(job.key)
     task = job.taskConfig
@@ -43,6 +43,8 @@ def check_job(job: Any) -> None:
     if not 1 <= (job.instanceCount or 0) <= _INSTANCES:
         raise RefusedError("Instance count must be positive.")
     _check_task(task)
+    if task.mesosFetcherUris and not fetcher:
+        raise RefusedError("Mesos Fetcher for individual jobs is disabled in this cluster.")
 
 
 def _check_task(task: Any) -> None:

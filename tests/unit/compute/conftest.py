@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.compute.aurora_site import AuroraSite
+from unit.compute.aurora_site import AuroraSite, LoneSite
 from unit.compute.sites import FakeTestSite, LocalSite, Site, SshSite
 from unit.compute.slurm_site import SlurmSite
 
 from services.aurora import PrivateAurora
 from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
+from services.webfiles import WebFiles
 
 
 @pytest.fixture
@@ -45,6 +46,16 @@ def mesos(scratch: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
     site.backend.prepare(site.workdir)
     yield site
     site.clean()
+
+
+@pytest.fixture
+def lone(scratch: Path, aurora: PrivateAurora, web: WebFiles) -> Iterator[LoneSite]:
+    """An Aurora site whose agents share no directory with the workers."""
+    site = LoneSite(scratch, aurora, web)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+    site.backend.close()
 
 
 @pytest.fixture
@@ -88,7 +99,7 @@ def slurm_ssh(
     site.backend.close()
 
 
-@pytest.fixture(params=["local", "fake", "ssh", "slurm_site", "slurm_ssh", "mesos"])
+@pytest.fixture(params=["local", "fake", "ssh", "slurm_site", "slurm_ssh", "mesos", "lone"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Each kind of site in turn."""
     found = request.getfixturevalue(request.param)

@@ -13,8 +13,8 @@ from unit.compute.sites import LocalSite
 from services.guardian import MARKER
 from services.slurm import PrivateSlurm
 from wlm_tasks.compute.base import JobSpec
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, LocalShell, Ran, Shell
 from wlm_tasks.compute.slurm.backend import SlurmBackend
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran, Shell
 
 
 class SlurmSite(LocalSite):

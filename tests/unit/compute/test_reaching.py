@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from wlm_tasks.compute.reaching import reach
-from wlm_tasks.compute.shell import LocalShell
-from wlm_tasks.compute.ssh.shell import SshShell
 from wlm_tasks.errors import ConfigError
+from wlm_tasks.hosts.shell import LocalShell
+from wlm_tasks.hosts.ssh import SshShell
 
 
 def test_this_host_unless_another_is_named() -> None:

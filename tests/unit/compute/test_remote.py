@@ -11,9 +11,10 @@ import pytest
 from wlm_tasks.compute.attempt import ExitRecord, Where
 from wlm_tasks.compute.base import JobRef
 from wlm_tasks.compute.processes import here
-from wlm_tasks.compute.remote import SiteFiles, failure, parse
-from wlm_tasks.compute.shell import LocalShell, Ran
+from wlm_tasks.compute.remote import SiteFiles, parse
 from wlm_tasks.errors import BackendUnavailableError, JobRejectedError
+from wlm_tasks.hosts.scripts import failure
+from wlm_tasks.hosts.shell import LocalShell, Ran
 
 CLAIM = {"pid": 7, "start": 8, "boot": "b", "host": "h", "machine": "m", "namespace": "1"}
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from services.sshd import PrivateSshd
-from wlm_tasks.compute.shell import LocalShell, Shell
-from wlm_tasks.compute.ssh.address import address_of
-from wlm_tasks.compute.ssh.shell import SshShell
 from wlm_tasks.errors import BackendUnavailableError
+from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.shell import LocalShell, Shell
+from wlm_tasks.hosts.ssh import SshShell
 
 ODD = [
     "a b",

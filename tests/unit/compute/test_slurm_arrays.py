@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from wlm_tasks.compute.base import JobRef, JobSpec, Submitted
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, Ran, Shell
 from wlm_tasks.compute.slurm import arrays, words
 from wlm_tasks.compute.slurm.arrays import Answer, shorten
 from wlm_tasks.compute.slurm.backend import SlurmBackend
@@ -20,6 +19,7 @@ from wlm_tasks.errors import (
     JobUndecidedError,
     SiteUnreachableError,
 )
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, Ran, Shell
 from wlm_tasks.model.arrays import InArray, array_name, in_array
 from wlm_tasks.model.experiment import Resources
 

@@ -22,12 +22,7 @@ from services.ports import free_port, release_port
 from services.processes import children, wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.compute.remote import SiteFiles
-from wlm_tasks.compute.ssh import connections
-from wlm_tasks.compute.ssh import readers as kept
-from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.compute.ssh.backend import SshBackend
-from wlm_tasks.compute.ssh.readers import Reader
-from wlm_tasks.compute.ssh.shell import SshShell, open_channel
 from wlm_tasks.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -36,6 +31,11 @@ from wlm_tasks.errors import (
     SiteTroubleError,
     SiteUnreachableError,
 )
+from wlm_tasks.hosts import connections
+from wlm_tasks.hosts import readers as kept
+from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.readers import Reader
+from wlm_tasks.hosts.ssh import SshShell, open_channel
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from services.fixtures import MakeSshd
 from services.processes import children, wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.compute.base import JobSpec, JobState
-from wlm_tasks.compute.shell import compose
 from wlm_tasks.compute.ssh.backend import SshBackend
 from wlm_tasks.errors import BackendUnavailableError, SiteUnreachableError
+from wlm_tasks.hosts.shell import compose
 
 
 @pytest.fixture

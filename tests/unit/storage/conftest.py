@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import FileStore, Get, MemTestStore, Put, Store, Way
+from unit.storage.stores import FarMemStore, FileStore, Get, MemTestStore, Put, ScpStore, Store, Way
+
+from services.sshd import PrivateSshd
 
 
 @pytest.fixture
@@ -13,10 +15,19 @@ def files(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path)
 
 
-@pytest.fixture(params=[FileStore, MemTestStore], ids=["file", "mem"])
+@pytest.fixture
+def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
+    return ScpStore(tmp_path, sshd)
+
+
+@pytest.fixture(
+    params=[FileStore, MemTestStore, FarMemStore, "scp"],
+    ids=["file", "mem", "far", "scp"],
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of storage in turn."""
-    made = request.param(tmp_path)
+    named = isinstance(request.param, str)
+    made = request.getfixturevalue(request.param) if named else request.param(tmp_path)
     assert isinstance(made, Store)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,11 +10,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from services.sshd import PrivateSshd
+from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
 from wlm_tasks.storage.beneath import target_directory
 from wlm_tasks.storage.fake import FakeStorage, MemStore
 from wlm_tasks.storage.file import FileStorage
-from wlm_tasks.storage.localfiles import FileTarget, part_name
+from wlm_tasks.storage.localfiles import FileTarget
+from wlm_tasks.storage.localtrees import LocalDirectory
+from wlm_tasks.storage.scp import ScpStorage
+from wlm_tasks.storage.transfer import move
 
 MiB = 1024 * 1024
 CONTROL = TransferControl()
@@ -21,6 +27,28 @@ CONTROL = TransferControl()
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def fetch(
+    backend: StorageBackend, url: str, root: str, path: str, control: TransferControl
+) -> TransferResult:
+    """Bring a file to `path` below `root`."""
+    with (
+        backend.source(url) as source,
+        LocalDirectory(root).target(path, source.mode) as target,
+    ):
+        return move(source, target, control)
+
+
+def deliver(
+    backend: StorageBackend, root: str, path: str, url: str, control: TransferControl
+) -> TransferResult:
+    """Take `path` below `root` to where the URL says."""
+    with (
+        LocalDirectory(root).source(path) as source,
+        backend.target(url, source.mode) as target,
+    ):
+        return move(source, target, control)
 
 
 def stop_after(chunks: int) -> TransferControl:
@@ -74,6 +102,8 @@ class Store(ABC):
 
 
 class FileStore(Store):
+    backend: StorageBackend
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.far = directory / "far side"
@@ -103,9 +133,11 @@ class FileStore(Store):
 
 
 class MemTestStore(Store):
+    tells = False
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.store = MemStore()
+        self.store = MemStore(tells=self.tells)
         self.backend = FakeStorage(self.store)
 
     def url(self, name: str) -> str:
@@ -128,12 +160,39 @@ class MemTestStore(Store):
         return self.store.locked(self.url(name))
 
 
+class ScpStore(FileStore):
+    """Files of this host by way of an sshd."""
+
+    def __init__(self, directory: Path, server: PrivateSshd) -> None:
+        super().__init__(directory)
+        self._server = server
+        self.backend = ScpStorage(name="lab", options=server.options)
+
+    def url(self, name: str) -> str:
+        server = self._server
+        return f"scp://{server.host}:{server.port}{quote(str(self.path(name)))}"
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        part = self.path(part_name(name))
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        part.unlink()
+
+
+class FarMemStore(MemTestStore):
+    """As a host behind a shell: it computes digests itself."""
+
+    tells = True
+
+
 @contextmanager
 def local_lock(root: Path, path: str) -> Iterator[None]:
     """Be another transfer to `path` below `root`."""
     with (
         target_directory(str(root), path) as (dir_fd, name),
-        FileTarget(dir_fd, name, path, mode=0o600).part(),
+        FileTarget(dir_fd, name, path, mode=0o600).part(0),
     ):
         yield
 
@@ -176,8 +235,12 @@ class Way(ABC):
 class Get(Way):
     def go(self, control: TransferControl | None = None) -> TransferResult:
         url = self.store.url("far.dat")
-        return self.store.backend.get(
-            url, str(self.store.root), "sub/near.dat", control or TransferControl()
+        return fetch(
+            self.store.backend,
+            url,
+            str(self.store.root),
+            "sub/near.dat",
+            control or TransferControl(),
         )
 
     def source(self, data: bytes) -> None:
@@ -212,8 +275,8 @@ class Get(Way):
 class Put(Way):
     def go(self, control: TransferControl | None = None) -> TransferResult:
         url = self.store.url("far.dat")
-        return self.store.backend.put(
-            str(self.store.root), "near.dat", url, control or TransferControl()
+        return deliver(
+            self.store.backend, str(self.store.root), "near.dat", url, control or TransferControl()
         )
 
     def source(self, data: bytes) -> None:
@@ -237,9 +300,9 @@ class Put(Way):
 
 def get(files: FileStore, path: str = "x") -> None:
     """Bring the far file to this path below root."""
-    files.backend.get(files.url("far.dat"), str(files.root), path, CONTROL)
+    fetch(files.backend, files.url("far.dat"), str(files.root), path, CONTROL)
 
 
 def put(files: FileStore, path: str = "x") -> None:
     """Take this path below root to the far file."""
-    files.backend.put(str(files.root), path, files.url("far.dat"), CONTROL)
+    deliver(files.backend, str(files.root), path, files.url("far.dat"), CONTROL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import MemTestStore, MiB
+from unit.storage.stores import MemTestStore, MiB, deliver, fetch
 
 from wlm_tasks.errors import StorageUnavailableError
 from wlm_tasks.storage.base import TransferControl
@@ -17,11 +17,11 @@ CONTROL = TransferControl()
 def test_faults_come_once_each(tmp_path: Path) -> None:
     mem = MemTestStore(tmp_path)
     mem.write("a", b"data")
-    mem.store.fail("get", StorageUnavailableError("away"))
+    mem.store.fail("source", StorageUnavailableError("away"))
     with pytest.raises(StorageUnavailableError, match="away"):
-        mem.backend.get("mem:/a", str(mem.root), "a", CONTROL)
-    assert mem.backend.get("mem:/a", str(mem.root), "a", CONTROL).complete
-    assert mem.store.calls == [("get", "mem:/a")] * 2
+        fetch(mem.backend, "mem:/a", str(mem.root), "a", CONTROL)
+    assert fetch(mem.backend, "mem:/a", str(mem.root), "a", CONTROL).complete
+    assert mem.store.calls == [("source", "mem:/a")] * 2
 
 
 @pytest.mark.parametrize("way", ["get", "put"])
@@ -33,8 +33,8 @@ def test_a_transfer_that_breaks_goes_on_where_it_was(tmp_path: Path, way: str) -
 
     def go() -> int:
         if way == "get":
-            return mem.backend.get("mem:/a", str(mem.root), "a", CONTROL).moved
-        return mem.backend.put(str(mem.root), "b", "mem:/b", CONTROL).moved
+            return fetch(mem.backend, "mem:/a", str(mem.root), "a", CONTROL).moved
+        return deliver(mem.backend, str(mem.root), "b", "mem:/b", CONTROL).moved
 
     with pytest.raises(StorageUnavailableError, match="broken"):
         go()

@@ -16,6 +16,8 @@ from unit.storage.stores import (
     CONTROL,
     FileStore,
     MiB,
+    deliver,
+    fetch,
     get,
     put,
     sha256,
@@ -25,10 +27,10 @@ from unit.storage.stores import (
 
 from services import require
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage import transfer
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.file import FileStorage, file_path
-from wlm_tasks.storage.localfiles import part_name
 
 
 @pytest.mark.parametrize(
@@ -57,13 +59,15 @@ def test_urls(url: str, path: str) -> None:
 )
 def test_urls_that_are_none(url: str, tmp_path: Path) -> None:
     storage = FileStorage()
+    (tmp_path / "x").touch()
     with pytest.raises(InvalidPathError, match=r"URL: got .* expected"):
         storage.size(url)
     with pytest.raises(InvalidPathError, match=r"URL: got .* expected"):
-        storage.get(url, str(tmp_path), "x", CONTROL)
+        fetch(storage, url, str(tmp_path), "x", CONTROL)
     with pytest.raises(InvalidPathError, match=r"URL: got .* expected"):
-        storage.put(str(tmp_path), "x", url, CONTROL)
-    assert list(tmp_path.iterdir()) == []
+        deliver(storage, str(tmp_path), "x", url, CONTROL)
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+    assert not (tmp_path / "x").read_bytes()
 
 
 def test_a_hard_link_as_part_file_is_replaced(files: FileStore, tmp_path: Path) -> None:
@@ -109,14 +113,14 @@ def test_special_files(
         files.backend.size(files.url("far.dat"))
     files.write("good", b"data")
     with pytest.raises(StorageRefusedError, match=f"x: is {what}"):
-        files.backend.get(files.url("good"), str(files.root), "x", CONTROL)
+        fetch(files.backend, files.url("good"), str(files.root), "x", CONTROL)
 
 
 def test_directories_of_both_targets_are_made(files: FileStore) -> None:
     (files.root / "x").write_text("data")
-    files.backend.put(str(files.root), "x", files.url("new/deep/y"), CONTROL)
+    deliver(files.backend, str(files.root), "x", files.url("new/deep/y"), CONTROL)
     assert files.read("new/deep/y") == b"data"
-    files.backend.get(files.url("new/deep/y"), str(files.root), "a/b/c", CONTROL)
+    fetch(files.backend, files.url("new/deep/y"), str(files.root), "a/b/c", CONTROL)
     assert (files.root / "a" / "b" / "c").read_text() == "data"
 
 
@@ -138,7 +142,7 @@ def test_a_file_in_the_way_of_a_directory(files: FileStore) -> None:
     with pytest.raises(StorageRefusedError, match="x/y: Not a directory"):
         get(files, "x/y")
     with pytest.raises(StorageRefusedError, match=r"far\.dat(/x)?: (Not a dir|File exists)"):
-        files.backend.put(str(files.root), "x", files.url("far.dat/x"), CONTROL)
+        deliver(files.backend, str(files.root), "x", files.url("far.dat/x"), CONTROL)
 
 
 def test_a_root_that_is_gone(files: FileStore) -> None:
@@ -265,7 +269,7 @@ def test_a_part_file_finished_by_another_before_it_is_locked(
 
 def test_the_same_file_on_both_sides(files: FileStore) -> None:
     (files.root / "x").write_text("data")
-    result = files.backend.put(str(files.root), "x", f"file://{files.root}/x", CONTROL)
+    result = deliver(files.backend, str(files.root), "x", f"file://{files.root}/x", CONTROL)
     assert (result.complete, result.moved) == (True, 0)
     assert (files.root / "x").read_text() == "data"
 
@@ -295,8 +299,12 @@ def test_changes_of_the_source(files: FileStore, change: str) -> None:
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     with pytest.raises(StorageUnavailableError, match="was changed while it was read"):
-        files.backend.get(
-            files.url("far.dat"), str(files.root), "x", TransferControl(progress=edit)
+        fetch(
+            files.backend,
+            files.url("far.dat"),
+            str(files.root),
+            "x",
+            TransferControl(progress=edit),
         )
     assert not (files.root / "x").exists()
 
@@ -307,7 +315,7 @@ def test_a_file_with_more_bytes_than_its_size(files: FileStore, already: bool) -
     if already:
         (files.root / "x").touch()
     with pytest.raises(StorageRefusedError, match="version: has more bytes than the 0 it says"):
-        files.backend.get("file:///proc/version", str(files.root), "x", CONTROL)
+        fetch(files.backend, "file:///proc/version", str(files.root), "x", CONTROL)
     assert not (files.root / part_name("x")).exists()
     assert (files.root / "x").exists() == already
 
@@ -330,7 +338,7 @@ def test_holes_stay_holes(files: FileStore) -> None:
     files.write("far.dat", data)
     for length in (1, 2, 20):
         url = files.url("far.dat")
-        files.backend.get(url, str(files.root), "x", stop_after(length))
+        fetch(files.backend, url, str(files.root), "x", stop_after(length))
     assert (files.root / "x").read_bytes() == data
     assert (files.root / "x").stat().st_blocks * 512 <= 2 * MiB
 

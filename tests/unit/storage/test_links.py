@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.storage.stores import (
-    CONTROL,
-    FileStore,
-    get,
-    put,
-)
+from unit.storage.stores import CONTROL, FileStore, deliver, get, put
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError
-from wlm_tasks.storage.localfiles import part_name
+from wlm_tasks.model.paths import part_name
 
 # ways out of the directory `root` to the file `secret` in the directory `outside` beside it:
 # links to be made below root, by name
@@ -69,7 +64,7 @@ def test_links_that_name_the_root_by_its_path(
     (tmp_path / "way").symlink_to(".")
     (files.root / "data").write_text("data")
     (files.root / "x").symlink_to(spelling.format(root=tmp_path / named) + "/data")
-    files.backend.put(str(tmp_path / given), "x", files.url("far.dat"), CONTROL)
+    deliver(files.backend, str(tmp_path / given), "x", files.url("far.dat"), CONTROL)
     assert files.read("far.dat") == b"data"
 
 

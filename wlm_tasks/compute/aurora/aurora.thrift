@@ -63,6 +63,18 @@ union Container {
   1: MesosContainer mesos
 }
 
+// outputFile (4) is left out: before 0.22 none heeds it, and files have the URI's last name
+struct MesosFetcherURI {
+  1: string value
+  2: bool extract
+  3: bool cache
+}
+
+// since 0.20, of schedulers that know partitions; others pass over it
+struct PartitionPolicy {
+  1: bool reschedule
+}
+
 // numCpus, ramMb and diskMb (8, 9, 10) are left out on purpose: older servers fill them in from
 // `resources`, newer ones do not know them
 struct TaskConfig {
@@ -75,6 +87,8 @@ struct TaskConfig {
   29: Container container
   30: string tier
   32: set<Resource> resources
+  33: set<MesosFetcherURI> mesosFetcherUris
+  34: PartitionPolicy partitionPolicy
 }
 
 // cronSchedule (4) is left out on purpose: even an empty one is refused

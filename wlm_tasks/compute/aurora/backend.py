@@ -100,20 +100,31 @@ class AuroraBackend(ComputeBackend):
         """
         self._files.check_inside(spec.ref.workdir)
         job = configuration(self._options, spec)
-        script = render(spec, bells=self._bells)
+        texts = self._texts(spec)
         if not Path(spec.ref.workdir).is_dir():
             raise JobRejectedError(f"{spec.ref.workdir}: no such directory, was it prepared?")
         notes = Notes(spec.ref, self._patience)
         with notes.locked():
             if notes.cancelled:
                 raise JobCancelledError(f"job {spec.ref.token} was cancelled before it started")
-            if notes.claim() is None and not self._look(spec.ref.token):
+            if not self._exists(notes):
                 self._check_never_sent(notes)
-                notes.write("payload.sh", f"{spec.script}\n")
-                notes.write("job.sh", script)
+                for name, text in texts.items():
+                    notes.write(name, text)
                 self._create(notes, job)
+            self._note_made(notes)
             notes.forget_sending()
         return Submitted(native_id=native_id(self._options, spec.ref.token))
+
+    def _texts(self, spec: JobSpec) -> dict[str, str]:
+        """Return what the attempt's directory must hold before the job is created."""
+        return {"payload.sh": f"{spec.script}\n", "job.sh": render(spec, bells=self._bells)}
+
+    def _exists(self, notes: Notes) -> bool:
+        return notes.claim() is not None or bool(self._look(notes.ref.token))
+
+    def _note_made(self, notes: Notes) -> None:
+        """Note that Aurora has the job; here the claim does, once it runs."""
 
     def _check_never_sent(self, notes: Notes) -> None:
         if notes.was_sent and not notes.is_absent():
@@ -247,8 +258,12 @@ class AuroraBackend(ComputeBackend):
                 return True
             notes.mark_cancelled()
             claim = notes.claim()
+        return self._killed(notes, claim, wait_s)
+
+    def _killed(self, notes: Notes, claim: Claim | None, wait_s: float) -> bool:
+        """Have the tasks killed; True once nothing is left, which is written down then."""
         with suppress(JobUndecidedError):  # looking tells
-            self._scheduler.kill(ref.token)
+            self._scheduler.kill(notes.ref.token)
         if not self._await_end(notes, claim, wait_s):
             return False
         with notes.locked(wait_s):
@@ -264,11 +279,17 @@ class AuroraBackend(ComputeBackend):
             if notes.exit() is not None:
                 return True
             if all(one.ended for one in found):
-                return _surely_over(notes, claim, found)
+                return self._surely_over(notes, claim, found)
             if time.monotonic() + pause > deadline:
                 return False
             time.sleep(pause)
             pause = min(1.5 * pause, _SLOWEST_LOOK_S)
+
+    def _surely_over(self, notes: Notes, claim: Claim | None, found: Sequence[Generation]) -> bool:
+        """Whether nothing of a job runs of which no task is active any more."""
+        if claim is None or claim.pid == 0:
+            return True
+        return tasks_of.confirmed(found) or notes.limit_over(claim)
 
     def tail(self, ref: JobRef, stream: str, lines: int) -> str:
         """Return the last lines, from the attempt's directory."""
@@ -337,10 +358,3 @@ def _closed(notes: Notes) -> bool:
     with notes.locked():
         claim = notes.close()
     return claim is not None and claim.pid == 0
-
-
-def _surely_over(notes: Notes, claim: Claim | None, found: Sequence[Generation]) -> bool:
-    """Whether nothing of a job runs of which no task is active any more."""
-    if claim is None or claim.pid == 0:
-        return True
-    return tasks_of.confirmed(found) or notes.limit_over(claim)

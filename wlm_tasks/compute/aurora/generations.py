@@ -40,7 +40,7 @@ WAITING: Final = frozenset(s for s, (state, _) in _ACTIVE.items() if state is Jo
 _ENDED: Final = {FINISHED: "FINISHED", FAILED: "FAILED", KILLED: "KILLED", LOST: "LOST"}
 #: a task that was in no other state than these was on no agent
 _BEFORE_ANY_AGENT: Final = frozenset({INIT, PENDING, THROTTLED})
-_UNSEEN: Final = "the agent was lost; the payload may run on it until its time limit is over"
+UNSEEN: Final = "the agent was lost; the payload may run on it until its time limit is over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Generation:
     ancestor: str = ""
     seen: frozenset[int] = frozenset()  #: every status it has been in
     message: str = ""  #: of its last event that has one
+    running_at: float | None = None  #: when it first ran
     ended_at: float | None = None
     host: str = ""  #: of the agent
     agent_id: str = ""
@@ -88,10 +89,17 @@ def read(task: Any) -> Generation:
         ancestor=text(task.ancestorId),
         seen=frozenset(event.status for event in events if event.status is not None),
         message=said[-1] if said else "",
+        running_at=_running_at(events),
         ended_at=_ended_at(events) if status in _ENDED else None,
         host=text(assigned.slaveHost),
         agent_id=text(assigned.slaveId),
     )
+
+
+def _running_at(events: Sequence[Any]) -> float | None:
+    times = (event.timestamp for event in events if event.status == RUNNING)
+    first = next((time for time in times if time is not None), None)
+    return None if first is None else first / 1000
 
 
 def _ended_at(events: Sequence[Any]) -> float | None:
@@ -127,7 +135,7 @@ def claimed(
             reason = "" if state is JobState.PENDING else reason  # it is behind the claim
             return JobStatus(state=JobState.RUNNING, started_at=since, reason=reason)
     if not confirmed(on_agents) and not limit_over():
-        reason = _UNSEEN if on_agents else "Aurora no longer lists it; its exit record is missing"
+        reason = UNSEEN if on_agents else "Aurora no longer lists it; its exit record is missing"
         return JobStatus(state=JobState.RUNNING, started_at=since, reason=reason)
     return _without_record(on_agents, since)
 

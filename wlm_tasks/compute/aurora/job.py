@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from wlm_tasks.compute.aurora import sandbox
+from wlm_tasks.compute.aurora.carrying import fetched
 from wlm_tasks.compute.aurora.options import AuroraOptions
-from wlm_tasks.compute.aurora.thermos import Amounts, executor_data, guard_processes
+from wlm_tasks.compute.aurora.thermos import Amounts, Process, executor_data, guard_processes
 from wlm_tasks.compute.aurora.wire import idl, text
 from wlm_tasks.compute.base import JobSpec
 from wlm_tasks.errors import JobRejectedError
@@ -46,7 +48,7 @@ def configuration(options: AuroraOptions, spec: JobSpec) -> Any:
         environment=options.environment,
         name=spec.ref.token,
         amounts=amounts,
-        processes=guard_processes(spec.ref),
+        processes=_processes(options, spec),
     )
     task = types.TaskConfig(
         job=key,
@@ -61,8 +63,29 @@ def configuration(options: AuroraOptions, spec: JobSpec) -> Any:
         container=types.Container(mesos=types.MesosContainer()),
         tier=options.tier or None,
         resources=_resources(amounts),
+        **_for_a_sandbox(options, spec),
     )
     return types.JobConfiguration(key=key, taskConfig=task, instanceCount=1)
+
+
+def _processes(options: AuroraOptions, spec: JobSpec) -> tuple[Process, ...]:
+    if options.shared_scratch:
+        return guard_processes(spec.ref)
+    return sandbox.processes(spec, upload_url=options.upload_url)
+
+
+def _for_a_sandbox(options: AuroraOptions, spec: JobSpec) -> dict[str, Any]:
+    """Return the fields of a ``TaskConfig`` for jobs that find no directory of ours."""
+    if options.shared_scratch:
+        return {}
+    types = idl()
+    # an agent that Mesos cannot reach for a while goes on, and no second one is to begin
+    found: dict[str, Any] = {"partitionPolicy": types.PartitionPolicy(reschedule=False)}
+    if uris := fetched(spec.inputs):
+        found["mesosFetcherUris"] = [
+            types.MesosFetcherURI(value=uri, extract=False, cache=False) for uri in uris
+        ]
+    return found
 
 
 def _resources(amounts: Amounts) -> list[Any]:

@@ -3,6 +3,9 @@
 ========== ==============================================================================
 sent       a call of createJob was about to begin; its time is the beginning
 absent     a look-up after that found no task of the job; its time is the first such look-up
+made       the job exists at Aurora, or did (these two only without a shared scratch)
+unseen     its agent was lost; its time is when that was first seen
+limit      seconds after which the payload has ended, its time limit and grace
 now.*      made to read the clock of whoever keeps the files, and removed
 ========== ==============================================================================
 
@@ -80,6 +83,28 @@ class Notes(Attempt):
         """
         begun = self._time("started")
         return begun is not None and self._now() > begun + claim.limit_s + _SILENCE_S
+
+    @property
+    def was_made(self) -> bool:
+        """Whether Aurora certainly had the job once."""
+        return os.path.lexists(self.file("made"))
+
+    def note_made(self) -> None:
+        """Note that Aurora has the job, so that it is never created again."""
+        if not self.was_made:
+            self.write("made", "")
+
+    def unseen_over(self) -> bool:
+        """Note that its agent is lost; True once the payload must have ended there, too."""
+        begun = self._time("unseen")
+        if begun is None:
+            self.write("unseen", "")
+            return False
+        try:
+            limit_s = float(Path(self.file("limit")).read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        return self._now() > begun + limit_s + _SILENCE_S
 
     def _time(self, name: str) -> float | None:
         try:

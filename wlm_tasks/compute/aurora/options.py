@@ -26,6 +26,8 @@ _DEFAULTS: Final[dict[str, object]] = {
     "mesos_url": "",
     "memory_mb": 1024,
     "disk_mb": 1024,
+    "shared_scratch": True,
+    "upload_url": "",
 }
 
 
@@ -43,6 +45,8 @@ class AuroraOptions:
     mesos_url: str  #: of the Mesos master's page, empty if there is none to show
     memory_mb: int  #: of a job that does not say
     disk_mb: int  #: of every job's sandbox
+    shared_scratch: bool  #: whether workers and agents share a directory
+    upload_url: str  #: where jobs without one leave output and exit record; empty for nowhere
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, object]) -> AuroraOptions:
@@ -78,6 +82,8 @@ class _Reader:
             mesos_url=self._url("mesos_url") if self._options["mesos_url"] else "",
             memory_mb=self._amount("memory_mb"),
             disk_mb=self._amount("disk_mb"),
+            shared_scratch=self._flag("shared_scratch"),
+            upload_url=self._upload_url(),
         )
 
     def _text(self, key: str) -> str:
@@ -101,6 +107,19 @@ class _Reader:
         if not good or "@" in parts.netloc or parts.query or parts.fragment or " " in value:
             self._refuse(key, expected)
         return value.rstrip("/")
+
+    def _upload_url(self) -> str:
+        if not self._options["upload_url"]:
+            return ""
+        if self._options["shared_scratch"] is not False:
+            self._refuse(
+                "upload_url", "nothing unless shared_scratch = false: output is in scratch"
+            )
+        return self._url("upload_url")
+
+    def _flag(self, key: str) -> bool:
+        value = self._options[key]
+        return value if isinstance(value, bool) else self._refuse(key, "true or false")
 
     def _hosts(self) -> list[str]:
         words = [word.strip() for word in self._text("hosts").split(",") if word.strip()]

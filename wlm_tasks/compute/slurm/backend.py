@@ -22,8 +22,7 @@ from wlm_tasks.compute.base import (
 )
 from wlm_tasks.compute.job_script import head, stop_signal
 from wlm_tasks.compute.reaching import reach
-from wlm_tasks.compute.remote import LIBRARY, SiteFiles, failure
-from wlm_tasks.compute.shell import Ran, Shell
+from wlm_tasks.compute.remote import LIBRARY, SiteFiles
 from wlm_tasks.compute.slurm import arrays, scripts, words
 from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
 from wlm_tasks.compute.slurm.listing import (
@@ -37,7 +36,6 @@ from wlm_tasks.compute.slurm.listing import (
 from wlm_tasks.compute.slurm.options import array_options, options
 from wlm_tasks.compute.slurm.second_look import Listed, SecondLook
 from wlm_tasks.compute.slurm.states import ENDED
-from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobCancelledError,
@@ -46,6 +44,9 @@ from wlm_tasks.errors import (
     StepError,
     WlmError,
 )
+from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.scripts import failure
+from wlm_tasks.hosts.shell import Ran, Shell
 
 #: what is needed on the host beside bash and coreutils
 _TOOLS: Final = ("flock", "sbatch", "squeue", "scancel", "scontrol")

@@ -18,11 +18,11 @@ from wlm_tasks.compute.base import (
 from wlm_tasks.compute.job_script import head, stop_signal
 from wlm_tasks.compute.remote import SiteFiles, parse
 from wlm_tasks.compute.ssh import scripts
-from wlm_tasks.compute.ssh.address import address_of
 from wlm_tasks.compute.ssh.judging import judge, out_of_sight
-from wlm_tasks.compute.ssh.shell import SshShell
 from wlm_tasks.compute.ssh.store import SshStore
 from wlm_tasks.errors import BackendUnavailableError, JobCancelledError, JobRejectedError
+from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.ssh import SshShell
 
 #: longest waits for another submitter, and for a started job to make its claim, in seconds
 LOCK_WAIT_S: Final = 30

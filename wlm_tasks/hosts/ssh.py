@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncssh
 
-from wlm_tasks.compute.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
-from wlm_tasks.compute.ssh.address import Address
-from wlm_tasks.compute.ssh.connections import Line, connections
-from wlm_tasks.compute.ssh.faults import FOREIGN, translated
-from wlm_tasks.compute.ssh.readers import Reader, exit_code
 from wlm_tasks.errors import (
     CommandGivenUpError,
     SiteTroubleError,
     SiteUnreachableError,
 )
+from wlm_tasks.hosts.address import Address
+from wlm_tasks.hosts.connections import Line, connections
+from wlm_tasks.hosts.faults import FOREIGN, translated
+from wlm_tasks.hosts.readers import Reader, exit_code
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, Letter, Ran, Shell, compose
 
 #: pauses before a session that was refused is asked for again, in seconds, each twice as long
 _FIRST_PAUSE_S: Final = 0.02
@@ -67,6 +67,27 @@ class SshShell(Shell):
                 return await self._watched(line, connection, work)
 
         return self._anew(with_channel)
+
+    def start(
+        self, command: str, **how: Any
+    ) -> tuple[AsyncExitStack, asyncssh.SSHClientProcess[bytes]]:
+        """Start a command on a channel of its own.
+
+        The channel is given back when the stack is closed, on the thread that keeps connections.
+        """
+
+        async def open_one(connection: asyncssh.SSHClientConnection) -> Any:
+            return await open_channel(
+                connection, lambda: connection.create_process(command, encoding=None, **how)
+            )
+
+        async def start(line: Line) -> tuple[AsyncExitStack, Any]:
+            async with AsyncExitStack() as stack:
+                connection = await stack.enter_async_context(line.channel())
+                process = await self._watched(line, connection, open_one)
+                return stack.pop_all(), process
+
+        return self._anew(start)
 
     def _anew(self, once: Callable[[Line], Awaitable[_T]]) -> _T:
         """Do it on the loop, and again on a new connection after a `ChannelGoneError`."""

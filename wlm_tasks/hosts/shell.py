@@ -1,7 +1,7 @@
 """Running a script on a site's host: the one thing that sites with a login node need of a network.
 
 A `Shell` is where a backend's bash runs: on this host (`LocalShell`), or on another one over SSH
-(`wlm_tasks.compute.ssh`). What a backend sends is one script with arguments, in one go, so that
+(`wlm_tasks.hosts.ssh`). What a backend sends is one script with arguments, in one go, so that
 a site is asked once for whatever is to be known.
 
 Script and arguments travel on the standard input of a small loader, in front of the script's own.

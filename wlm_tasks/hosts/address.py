@@ -52,10 +52,10 @@ class Address:
         return Path(self.known_hosts or "~/.ssh/known_hosts").expanduser()
 
 
-def address_of(site: str, options: Mapping[str, object]) -> Address:
-    """Return the address in a site's settings; raises `ConfigError` without ``host``."""
+def address_of(name: str, options: Mapping[str, object], *, section: str = "sites") -> Address:
+    """Return the address in the settings of a site; raises `ConfigError` without ``host``."""
     if not options.get("host"):
-        raise ConfigError(f"sites.{site}.host: got nothing, expected the name of the site's host")
+        raise ConfigError(f"{section}.{name}.host: got nothing, expected the name of a host")
     given = {name: str(options[name]) for name in OPTIONS if options.get(name)}
     address = Address(
         host=given["host"],
@@ -66,7 +66,9 @@ def address_of(site: str, options: Mapping[str, object]) -> Address:
     )
     if "proxy_jump" not in given:
         return address
-    return replace(address, via=_jumps(address, given["proxy_jump"], f"sites.{site}.proxy_jump"))
+    return replace(
+        address, via=_jumps(address, given["proxy_jump"], f"{section}.{name}.proxy_jump")
+    )
 
 
 def _jumps(address: Address, text: str, field: str) -> Address | None:

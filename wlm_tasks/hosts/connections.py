@@ -12,16 +12,17 @@ import os
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import asyncssh
 
-from wlm_tasks.compute.ssh.address import Address
-from wlm_tasks.compute.ssh.faults import FOREIGN, LOGGING_IN, translated
-from wlm_tasks.compute.ssh.readers import Reader
 from wlm_tasks.errors import SiteAuthError, SiteOverloadedError, WlmError
+from wlm_tasks.hosts.address import Address
+from wlm_tasks.hosts.faults import FOREIGN, LOGGING_IN, translated
+from wlm_tasks.hosts.readers import Reader
 
 #: most channels at a time on one connection: OpenSSH's MaxSessions is 10 unless it is set
 CHANNELS: Final = 8
@@ -248,6 +249,10 @@ class Connections:
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Begin with `work` on the loop; to be called from other threads."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def line(self, address: Address) -> Line:
         """Return the line to an address; on the loop."""

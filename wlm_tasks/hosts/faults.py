@@ -13,7 +13,6 @@ from typing import Final
 
 import asyncssh
 
-from wlm_tasks.compute.ssh.address import Address
 from wlm_tasks.errors import (
     BackendUnavailableError,
     SiteAuthError,
@@ -22,6 +21,7 @@ from wlm_tasks.errors import (
     SiteUnreachableError,
     WlmError,
 )
+from wlm_tasks.hosts.address import Address
 
 LOGGING_IN: Final = "logging in"
 #: errors that `translate` knows; others are faults of ours

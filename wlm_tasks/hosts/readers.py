@@ -14,8 +14,8 @@ from typing import Final
 
 import asyncssh
 
-from wlm_tasks.compute.shell import READER, Letter
-from wlm_tasks.compute.ssh.faults import FOREIGN
+from wlm_tasks.hosts.faults import FOREIGN
+from wlm_tasks.hosts.shell import READER, Letter
 
 #: seconds after which a reader takes no more scripts: what its login shell set up may be outdated
 AGE_S: Final = 60.0

@@ -1,0 +1,273 @@
+"""Files of another host as ends of transfers: bytes by streams, all else by scripts there.
+
+What has arrived of a file is in a part file; whoever writes it has it locked. Digests are computed
+on the host. The scripts need bash, coreutils and util-linux, and take OpenSSL's ``dgst`` where
+there is one: that is several times as fast as ``sha256sum`` on processors with SHA instructions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from wlm_tasks.errors import (
+    BackendUnavailableError,
+    JobRejectedError,
+    StepError,
+    StorageRefusedError,
+)
+from wlm_tasks.hosts.scripts import OUTSIDE, failure
+from wlm_tasks.hosts.ssh import SshShell
+from wlm_tasks.hosts.streams import Pull, Push
+from wlm_tasks.hosts.transfers import ANYWHERE, INSIDE, SCRIPTS
+from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.paths import part_name
+
+#: slowest rate at which a host is expected to read a file, bytes a second
+_SLOW: Final = 5e6
+_SLACK_S: Final = 120.0
+_OF_NOTHING: Final = hashlib.sha256().hexdigest()
+#: a context in which errors of hosts become those of whoever uses them
+Translation = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file is on a host: how scripts get there, and with which arguments."""
+
+    name: str  #: for messages
+    prologue: str
+    arguments: tuple[str, str, str, str]
+
+
+def inside(workdir: str, scratch: str, path: str) -> Place:
+    """Return the place of `path` in an experiment's directory below `scratch`.
+
+    An empty path is the directory itself. A target's way never leads through a symbolic link; a
+    source's links stay below `workdir`. Raises `StorageRefusedError` unless the text of the path
+    stays where it starts.
+    """
+    if "\0" in path or (path and any(part in {"", ".", ".."} for part in path.split("/"))):
+        raise StorageRefusedError(
+            f"path: got {path!r}, expected a relative path without '..', '.', '//' or NUL"
+        )
+    key = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32]
+    name = f"{workdir}/{path}" if path else workdir
+    return Place(name, INSIDE, (workdir, scratch, path, key))
+
+
+def anywhere(path: str) -> Place:
+    """Return the place of an absolute path; raises `InvalidPathError` for a part file's name."""
+    directory, name = posixpath.split(path)
+    return Place(path, ANYWHERE, (directory, name, path, part_name(name)))
+
+
+class HostFiles:
+    """The files of one host."""
+
+    def __init__(self, shell: SshShell, translation: Translation) -> None:
+        self._shell = shell
+        self._translation = translation
+
+    @contextmanager
+    def source(self, place: Place) -> Iterator[Source]:
+        """Open a regular file for reading."""
+        source = _Source(self, place)
+        try:
+            yield source
+        finally:
+            source.close()
+
+    def target(self, place: Place, mode: int | None) -> Target:
+        """Return the place as a target; `mode` are the permission bits of the new file."""
+        return _Target(self, place, mode)
+
+    def run(self, what: str, place: Place, *arguments: object, size: int = 0) -> list[str]:
+        """Run a script of `SCRIPTS`; `size` are the bytes it reads. Returns its words."""
+        words = map(str, arguments)
+        return self.ask(SCRIPTS[what], place, *words, size=size).decode(errors="replace").split()
+
+    def ask(self, script: str, place: Place, *arguments: str, size: int = 0) -> bytes:
+        """Run a script behind the place's prologue and return its output."""
+        with self._telling():
+            ran = self._shell.run(
+                place.prologue + script,
+                [*place.arguments, *arguments],
+                timeout_s=_SLACK_S + size / _SLOW,
+            )
+            if ran.code == OUTSIDE:
+                raise JobRejectedError(f"{place.name}: is not below the site's scratch directory")
+            if ran.code:
+                raise failure(ran, place.name)
+        return ran.out
+
+    def pull(self, script: str, place: Place, *arguments: str) -> Pull:
+        """Begin to read what a script writes."""
+        words = [*place.arguments, *arguments]
+        with self._telling():
+            return Pull(self._shell, place.prologue + script, words, about=place.name)
+
+    def push(self, script: str, place: Place, *arguments: str) -> Push:
+        """Begin to write what a script reads."""
+        words = [*place.arguments, *arguments]
+        with self._telling():
+            return Push(self._shell, place.prologue + script, words, about=place.name)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Let errors out as whoever uses the host expects them."""
+        with self._telling():
+            yield
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        with self._translation():
+            try:
+                yield
+            except JobRejectedError as error:
+                raise StorageRefusedError(error.message) from error
+
+
+class _Bytes:
+    """A file on the host; which one the scripts know by the word."""
+
+    def __init__(self, files: HostFiles, place: Place, which: str, status: Sequence[str]) -> None:
+        self.place = place.name
+        self._files = files
+        self._at = place
+        self._which = which
+        self._status = tuple(status)  # size, mode, device, inode, times
+        self._pull: Pull | None = None
+        self._offset = 0
+
+    @property
+    def size(self) -> int:
+        return int(self._status[0])
+
+    def identity(self) -> Hashable:
+        return self._status
+
+    def digest(self, length: int) -> str | None:
+        if not length:
+            return _OF_NOTHING
+        return self._files.run("digest", self._at, self._which, length, size=length)[0]
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if self._pull is None or self._offset != offset:
+            self.close()
+            self._pull = self._files.pull(SCRIPTS["read"], self._at, str(offset))
+            self._offset = offset
+        with self._files.telling():
+            data = self._pull.read(length)
+        self._offset += len(data)
+        return data
+
+    def close(self) -> None:
+        pull, self._pull = self._pull, None
+        if pull is not None:
+            pull.close()
+
+
+class _Source(_Bytes):
+    def __init__(self, files: HostFiles, place: Place) -> None:
+        super().__init__(files, place, "source", files.run("stat", place))
+        self.mode: int | None = int(self._status[1], 8)
+
+    def changed(self) -> bool:
+        try:
+            return tuple(self._files.run("stat", self._at)) != self._status
+        except StorageRefusedError:
+            return True
+
+
+class _Target:
+    def __init__(self, files: HostFiles, place: Place, mode: int | None) -> None:
+        self._files = files
+        self._place = place
+        self._mode = "" if mode is None else f"{mode & 0o777 | 0o600:o}"
+        self._seen: dict[str, list[str]] = {}
+
+    @contextmanager
+    def present(self) -> Iterator[Readable | None]:
+        words = self._files.run("look", self._place)
+        while words:
+            word, count = words[0], int(words[1])
+            self._seen[word], words = words[2 : 2 + count], words[2 + count :]
+        status = self._seen.get("present")
+        yield _Bytes(self._files, self._place, "present", status) if status else None
+
+    @contextmanager
+    def part(self, size: int) -> Iterator[Part]:
+        status = self._seen.get("part")
+        part = _Part(self._files, self._place, status or ["0"], self._mode)
+        room, missing = int(self._seen["room"][0]), size - part.size
+        if missing > room:
+            with self._files.telling():
+                raise BackendUnavailableError(
+                    f"{self._place.name}: No space left on device: {room} bytes are free,"
+                    f" {missing} needed"
+                )
+        try:
+            yield part
+        except BaseException:
+            with suppress(StepError):  # the first error says what happened
+                part.flush()
+            raise
+        part.flush()
+
+
+class _Part(_Bytes):
+    def __init__(self, files: HostFiles, place: Place, status: Sequence[str], mode: str) -> None:
+        super().__init__(files, place, "part", status)
+        self._mode = mode
+        self._end: int | None = None  # where it was cut off, until writing has begun
+        self._push: Push | None = None
+        self._written = False  # since its status was asked for
+
+    def identity(self) -> Hashable:
+        self.flush()
+        if self._written:
+            self._status, self._written = tuple(self._files.run("stat-part", self._at)), False
+        return self._status
+
+    def digest(self, length: int) -> str | None:
+        self.flush()
+        return super().digest(length)
+
+    def truncate(self, size: int) -> None:
+        self._end = size
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        if self._push is None:
+            self._begin(offset)
+        assert self._push is not None  # noqa: S101 - it has begun
+        with self._files.telling():
+            self._push.write(data)
+
+    def _begin(self, offset: int) -> None:
+        self._push = self._files.push(SCRIPTS["write"], self._at, str(offset))
+        self._end, self._written = None, True
+
+    def flush(self) -> None:
+        """See to it that all is there."""
+        if self._push is None and self._end is not None:
+            self._begin(self._end)
+        push, self._push = self._push, None
+        if push is not None:
+            try:
+                with self._files.telling():
+                    push.end()
+            finally:
+                push.close()
+
+    def commit(self) -> None:
+        self.flush()
+        self._files.run("commit", self._at, self._mode)
+
+    def discard(self) -> None:
+        self.flush()
+        self._files.run("discard", self._at)

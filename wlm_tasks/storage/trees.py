@@ -1,0 +1,127 @@
+"""How a directory goes: what is there stays, small files travel together, large ones alone.
+
+Small files are packed into a stream, so that none costs a round trip or the start of a program.
+They are named in bunches, every one of them whole and verified by its SHA-256 before.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from wlm_tasks.errors import StorageRefusedError
+from wlm_tasks.model.ends import Entry, Tree, TreeTarget
+from wlm_tasks.storage.base import TransferControl, TransferResult
+from wlm_tasks.storage.transfer import Pace, move
+
+#: largest file that is packed, in bytes: it is in memory as a whole for a moment
+SMALL: Final = 2 * 1024 * 1024
+#: most files and bytes of a bunch
+BUNCH_FILES: Final = 1000
+BUNCH_BYTES: Final = 32 * 1024 * 1024
+#: files whose digests are asked for at once
+_ASKED: Final = 1000
+
+
+def move_tree(tree: Tree, target: TreeTarget, control: TransferControl) -> TransferResult:
+    """Bring the files of `tree` to `target`, or as many as `control` allows."""
+    entries = tree.entries()
+    if not entries:
+        raise StorageRefusedError(f"{tree.place}: has no file that is meant")
+    return _Move(tree, target, control, entries).run()
+
+
+class _Move:
+    def __init__(
+        self, tree: Tree, target: TreeTarget, control: TransferControl, entries: list[Entry]
+    ) -> None:
+        self._tree = tree
+        self._target = target
+        self._control = control
+        self._entries = entries
+        self._size = sum(entry.size for entry in entries)
+        self._done = self._moved = 0
+
+    def run(self) -> TransferResult:
+        small: list[Entry] = []
+        large: list[Entry] = []
+        for entry in self._missing():
+            (small if entry.size <= SMALL else large).append(entry)
+        complete = all(self._bunch(bunch) for bunch in _bunches(small))
+        complete = complete and all(self._one(entry) for entry in large)
+        return TransferResult(
+            complete=complete and self._done == self._size,
+            size=self._size,
+            done=self._done,
+            moved=self._moved,
+        )
+
+    def _missing(self) -> Iterator[Entry]:
+        """Yield what is not there, or is something else there."""
+        for start in range(0, len(self._entries), _ASKED):
+            asked = self._entries[start : start + _ASKED]
+            there = self._target.digests(asked)
+            mine = self._tree.digests([entry for entry in asked if entry.path in there])
+            for entry in asked:
+                if entry.path in there and there[entry.path] == mine.get(entry.path):
+                    self._add(entry.size, moved=False)
+                else:
+                    yield entry
+
+    def _bunch(self, entries: Sequence[Entry]) -> bool:
+        """Move small files; False if it is time to stop."""
+        if self._control.should_stop():
+            return False
+        word = f".wlm-{secrets.token_hex(8)}"
+        packed = self._tree.pack(entries, word)
+        if packed is not None:
+            with packed as stream:
+                if self._target.unpack(entries, word, self._paced(stream)):
+                    self._add(sum(entry.size for entry in entries))
+                    return True
+        return all(self._one(entry) for entry in entries)
+
+    def _paced(self, stream: Iterator[bytes]) -> Iterator[bytes]:
+        pace = Pace(self._control)
+        for data in stream:
+            yield data
+            pace.after(len(data))
+
+    def _one(self, entry: Entry) -> bool:
+        """Move one file; False if it was time to stop before its end."""
+        done = self._done
+        control = replace(
+            self._control,
+            progress=lambda at, _size: self._control.progress(done + at, self._size),
+            sha256=None,
+        )
+        with (
+            self._tree.source(entry.path) as source,
+            self._target.target(entry.path, source.mode) as target,
+        ):
+            # it may have grown since it was listed
+            self._size += source.size - entry.size
+            result = move(source, target, control)
+        self._moved += result.moved
+        self._done += result.done
+        return result.complete
+
+    def _add(self, size: int, *, moved: bool = True) -> None:
+        self._done += size
+        self._moved += size if moved else 0
+        self._control.progress(self._done, self._size)
+
+
+def _bunches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    bunch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if bunch and (len(bunch) >= BUNCH_FILES or size + entry.size > BUNCH_BYTES):
+            yield bunch
+            bunch, size = [], 0
+        bunch.append(entry)
+        size += entry.size
+    if bunch:
+        yield bunch
