@@ -8,6 +8,7 @@ from typing import Final
 
 from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.states import ExperimentState, StepState
+from wlm_tasks.model.units import size
 from wlm_tasks.state.site_rows import SiteRow
 from wlm_tasks.state.views import ExperimentView, JobView, StepView
 
@@ -61,13 +62,25 @@ def _ready(situation: Situation, step: StepView) -> str:
 
 
 def _running(situation: Situation, step: StepView) -> str:
-    progress = ""
-    if step.progress and step.progress.get("total"):
-        done, total = step.progress.get("bytes", 0), step.progress["total"]
-        progress = f", file {step.progress.get('file', 0) + 1}, {100 * done // total} %"
+    moved = transfer_text(step)
+    progress = f", {moved}" if moved else ""
     return f"runs on {step.worker or 'a worker'}, attempt {step.attempts}{progress}" + _ago(
         situation.now, step.started_at
     )
+
+
+def transfer_text(step: StepView) -> str:
+    """How far the transfer of a staging step is; empty if it moves nothing now."""
+    progress = step.progress or {}
+    total = progress.get("total")
+    if step.state is not StepState.RUNNING or not total:
+        return ""
+    done, rate = progress.get("bytes", 0), progress.get("rate", 0)
+    which = f"transfer {progress.get('file', 0) + 1} of {progress.get('files', 1)}"
+    text = f"{which}: {100 * done // total} % of {size(total)}"
+    if not rate or done >= total:
+        return text
+    return f"{text} at {size(rate)}/s, {(total - done) / rate:.0f} s left"
 
 
 def _watching(situation: Situation, step: StepView) -> str:

@@ -46,6 +46,9 @@ class Output:
 
     def download(self, directory: str | Path) -> Path:
         """Copy it into a local directory; returns the copy. Raises `NotFoundError`."""
+        if self.file is not None and self.file.is_dir():
+            target = Path(directory) / self.file.name
+            return Path(shutil.copytree(self.file, target, dirs_exist_ok=True))
         if self.file is None or not self.file.is_file():
             raise NotFoundError(f"output {self.path}: nothing at {self.url}")
         Path(directory).mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from services.processes import wait_for
 from services.sshd import PrivateSshd
@@ -37,6 +40,33 @@ def test_input_job_and_output(sshd: PrivateSshd, tmp_path: Path) -> None:
         workdir = tmp_path / "scratch" / run.id
         assert workdir.stat().st_mode & 0o777 == 0o700
         assert not list((workdir / ".wlm" / "staging").iterdir())
+
+
+@pytest.mark.parametrize("site", ["far", "near"])
+def test_directories(sshd: PrivateSshd, tmp_path: Path, site: str) -> None:
+    settings = settings_of(sshd, tmp_path)
+    near = SiteSettings(name="near", kind="local", scratch=str(tmp_path / "near"))
+    settings = replace(settings, sites={**settings.sites, "near": near})
+    mesh = tmp_path / "mesh"
+    for number in range(5):
+        (mesh / f"d{number}").mkdir(parents=True)
+        (mesh / f"d{number}" / "points").write_text(f"{number}\n")
+    (tmp_path / "a.tbl").write_text("a\n")
+    (tmp_path / "b.tbl").write_text("b\n")
+    experiment = Experiment(
+        name="directories",
+        site=site,
+        commands=["mkdir out", "cat mesh/*/points > out/points", "cat *.tbl > out/tables"],
+        inputs=[Transfer(f"{mesh}/", "mesh/"), Transfer(f"{tmp_path}/*.tbl", "./")],
+        outputs=[Transfer("out/", f"{tmp_path}/got/"), Transfer("mesh/d[01]", f"{tmp_path}/m/")],
+    )
+    with running(settings, concurrency=2):
+        run = Client(settings).schedule(experiment).wait(60)
+        assert run.status is ExperimentState.DONE
+    got = tmp_path / "got"
+    assert (got / "points").read_text() == "0\n1\n2\n3\n4\n"
+    assert (got / "tables").read_text() == "a\nb\n"
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["d0", "d1"]
 
 
 def test_an_output_that_is_missing_fails(sshd: PrivateSshd, tmp_path: Path) -> None:

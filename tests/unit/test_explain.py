@@ -81,7 +81,19 @@ CASES: list[tuple[Situation, str]] = [
             _at(STAGE_IN, S.RUNNING, progress={"file": 1, "files": 3, "bytes": 50, "total": 200}),
             E.PREPARING,
         ),
-        "stage_in: runs on w1@host, attempt 1, file 2, 25 %, for 10 s",
+        "stage_in: runs on w1@host, attempt 1, transfer 2 of 3: 25 % of 200 B, for 10 s",
+    ),
+    (
+        _situation(
+            _at(
+                STAGE_IN,
+                S.RUNNING,
+                progress={"file": 0, "files": 1, "bytes": 10**9, "total": 4 * 10**9, "rate": 10**8},
+            ),
+            E.PREPARING,
+        ),
+        "stage_in: runs on w1@host, attempt 1, transfer 1 of 1: 25 % of 4.0 GB at 100.0 MB/s,"
+        " 30 s left, for 10 s",
     ),
     (
         _situation(
@@ -204,7 +216,10 @@ def test_the_current_step() -> None:
     st.sampled_from(ExperimentState),
     st.booleans(),
     st.none() | st.floats(0, 2 * NOW),
-    st.none() | st.dictionaries(st.sampled_from(["file", "bytes", "total"]), st.integers(0, 9)),
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(["file", "files", "bytes", "total", "rate"]), st.integers(0, 9)
+    ),
 )
 def test_there_is_always_one_line(  # noqa: PLR0917 - hypothesis gives them by place
     name: StepName,

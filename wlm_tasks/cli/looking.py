@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wlm_tasks.model.states import FINAL, ExperimentState, StepState
+from wlm_tasks.model.units import size
 from wlm_tasks.state.store import Store
 from wlm_tasks.state.views import ExperimentView, Filter, StepView
 
@@ -28,8 +29,9 @@ class Row:
         """The current step of one that has not ended, and what holds it up."""
         if self.step is None or self.view.final:
             return ""
-        held_up = self.step.state in _HELD_UP
-        return f"{self.step.name} {self.step.state.lower()}" if held_up else str(self.step.name)
+        if self.step.state in _HELD_UP:
+            return f"{self.step.name} {self.step.state.lower()}"
+        return f"{self.step.name} {_moved(self.step)}".rstrip()
 
     def elapsed(self, now: float) -> float | None:
         """Seconds from its first step's start to its end, or until now."""
@@ -132,6 +134,16 @@ def _row(view: ExperimentView, name: str, steps: Sequence[StepView]) -> Row:
         step=next((step for step in steps if step.state is not StepState.DONE), None),
         began_at=min(began) if began else None,
     )
+
+
+def _moved(step: StepView) -> str:
+    """How far a transfer is and how fast; empty if it moves nothing now."""
+    progress = step.progress or {}
+    if step.state is not StepState.RUNNING or not progress.get("total"):
+        return ""
+    rate = progress.get("rate", 0)
+    speed = f" {size(rate)}/s" if rate else ""
+    return f"{100 * progress.get('bytes', 0) // progress['total']} %{speed}"
 
 
 def labels(views: Sequence[ExperimentView]) -> dict[str, str]:

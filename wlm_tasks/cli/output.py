@@ -212,13 +212,3 @@ def ago(at: float | None, now: float) -> str:
         if seconds < length * limit:
             return f"{seconds // length:.0f} {unit} ago"
     return f"{seconds // _DAY:.0f} d ago"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:  # noqa: PLR2004 - units of a thousand
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -13,8 +13,10 @@ from wlm_tasks.cli.grid import sweep_grid
 from wlm_tasks.cli.options import each, ids_argument
 from wlm_tasks.cli.session import Session, pass_session
 from wlm_tasks.errors import WlmError
+from wlm_tasks.explain import transfer_text
 from wlm_tasks.handles import ExperimentHandle, Output, SweepHandle
 from wlm_tasks.model.states import StepState
+from wlm_tasks.model.units import size
 from wlm_tasks.state.views import AttemptView, ExperimentView, Filter, JobView, StepView
 
 #: characters beyond which a long name does not push the others aside
@@ -136,6 +138,9 @@ def _show_steps(steps: Sequence[StepView], now: float) -> None:
             took,
         )
     output.show("", table)
+    for step in steps:
+        if moved := transfer_text(step):
+            output.show(Text.assemble((f"  {step.name}  ", "dim"), moved))
 
 
 def _show_attempts(steps: Sequence[StepView], attempts: Sequence[AttemptView]) -> None:
@@ -184,8 +189,8 @@ def _show_outputs(outputs: Sequence[Output]) -> None:
     rows = [(output.clean(one.path), _size(one), output.clean(_place(one))) for one in outputs]
     wide = min(_WIDEST, max(len(path) for path, *_rest in rows))
     output.show("", Text(f"{'OUTPUT':<{wide}}  {'SIZE':>8}  PLACE", style="bold"))
-    for path, size, place in rows:
-        click.echo(f"{path:<{wide}}  {size:>8}  {place}")
+    for path, amount, place in rows:
+        click.echo(f"{path:<{wide}}  {amount:>8}  {place}")
 
 
 def _place(one: Output) -> str:
@@ -196,7 +201,7 @@ def _size(one: Output) -> str:
     if one.file is None:
         return ""
     try:
-        return output.size(one.file.stat().st_size)
+        return "dir" if one.file.is_dir() else size(one.file.stat().st_size)
     except OSError:
         return "-"
 

@@ -17,7 +17,14 @@ from wlm_tasks.model.checks import (
     has_control,
 )
 from wlm_tasks.model.experiment import JSON_LIMIT, NOTHING, Experiment, Transfer
-from wlm_tasks.model.paths import PATH_LIMIT, check_inputs, check_outputs, is_url, place
+from wlm_tasks.model.paths import (
+    PATH_LIMIT,
+    check_inputs,
+    check_outputs,
+    is_directory,
+    is_url,
+    place,
+)
 from wlm_tasks.model.template import Piece, ShellReader, Slot, Where, split
 
 #: characters that mean themselves to a shell wherever they stand
@@ -106,6 +113,9 @@ class _Filler:
             place(filled)
         except ValueError as error:
             self.problems.append(Problem(f" in {path}", filled, str(error)))
+        if is_directory(before) != is_directory(filled):
+            expected = "values that do not make a directory of a file"
+            self.problems.append(Problem(f" in {path}", filled, expected))
         if is_url(before) != is_url(filled):
             self.problems.append(Problem(f" in {path}", filled, "values that do not make it a URL"))
 

@@ -35,17 +35,11 @@ from wlm_tasks.state.upkeep import crash_reason
 from wlm_tasks.tasks.gate import Blocked, Crowded, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import (
-    Done,
-    Outcome,
-    Recorded,
-    Sliced,
-    Work,
-    limits_of,
-)
+from wlm_tasks.tasks.perform import limits_of
 from wlm_tasks.tasks.shown import Shown
 from wlm_tasks.tasks.submitting import Several, gathers, perform
 from wlm_tasks.tasks.undecided import verdict
+from wlm_tasks.tasks.work import Done, Outcome, Recorded, Sliced, Work
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -13,14 +13,8 @@ from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.arrays import Company, Member
 from wlm_tasks.state.intents import Held, Intent
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import (
-    PERFORM,
-    Outcome,
-    Recorded,
-    Work,
-    job_spec,
-    limits_of,
-)
+from wlm_tasks.tasks.perform import PERFORM, job_spec, limits_of
+from wlm_tasks.tasks.work import Outcome, Recorded, Work
 
 
 @dataclass(frozen=True)

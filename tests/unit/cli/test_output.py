@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from wlm_tasks.cli import output
 from wlm_tasks.model.states import ExperimentState
+from wlm_tasks.model.units import size
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_time_that_is_not_has_no_text() -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (10**15, "1000.0 TB")],
 )
 def test_sizes(count: int, text: str) -> None:
-    assert output.size(count) == text
+    assert size(count) == text
 
 
 @given(st.text())

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import problem
 from wlm_tasks.model.experiment import Transfer
-from wlm_tasks.model.paths import COMPONENT_LIMIT
+from wlm_tasks.model.paths import COMPONENT_LIMIT, is_directory
 
 #: schemes that every Mesos agent can fetch; of hdfs those that have Hadoop's client
 _FETCHED: Final = ("http", "https", "ftp", "hdfs")
@@ -28,6 +28,8 @@ _ODD: Final = frozenset("\\'\"#<>` ")
 def check(inputs: Sequence[Transfer], outputs: Sequence[Transfer]) -> None:
     """Raise `InvalidPathError` for the first file that cannot be carried, by its field."""
     names: dict[str, int] = {}
+    _check_single("inputs", inputs)
+    _check_single("outputs", outputs)
     for index, transfer in enumerate(inputs):
         field, url = f"inputs[{index}].src", transfer.src
         _check_url(field, url, _FETCHED, "that Mesos's fetcher gets")
@@ -43,6 +45,13 @@ def check(inputs: Sequence[Transfer], outputs: Sequence[Transfer]) -> None:
     for index, transfer in enumerate(outputs):
         field, url = f"outputs[{index}].dest", transfer.dest
         _check_url(field, url, _SENT, "that takes uploads (PUT)")
+
+
+def _check_single(field: str, transfers: Sequence[Transfer]) -> None:
+    for index, transfer in enumerate(transfers):
+        if is_directory(transfer.dest):
+            expected = "a single file: neither fetcher nor upload knows of directories"
+            _refuse(f"{field}[{index}].dest", transfer.dest, expected)
 
 
 def _check_url(field: str, url: str, schemes: Sequence[str], what: str) -> None:

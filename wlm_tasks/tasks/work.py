@@ -1,0 +1,77 @@
+"""What the work of a step is given, and how it can end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+from wlm_tasks.model.experiment import Experiment
+from wlm_tasks.model.steps import StepName
+from wlm_tasks.runtime import Runtime, Site
+from wlm_tasks.scheduler.plan import plan
+from wlm_tasks.state.advance import NextStep
+from wlm_tasks.state.claims import Claim, Holder
+
+
+@dataclass(frozen=True)
+class Done:
+    """The step's work is done; the row is still to be written."""
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """The slice is over before the work; this is how far it got."""
+
+    progress: str
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The step wrote its own row; what comes next, if anything does now."""
+
+    following: NextStep | Claim | None
+    reached: bool = True  #: whether it got through to its site
+
+
+Outcome = Done | Sliced | Recorded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One claimed step with all that its work needs."""
+
+    runtime: Runtime
+    experiment: Experiment
+    claim: Claim
+    deadline: float  #: end of the slice on the monotonic clock
+    progress: dict[str, int]  #: where an earlier slice got to
+    carry_on: Holder | None
+    holder: Holder  #: in whose name others may be claimed along with the step
+    #: keeps such a claim alive, and shows its step as a task
+    beside: Callable[[Claim], AbstractContextManager[None]]
+
+    @property
+    def site(self) -> Site:
+        """The experiment's site."""
+        return self.runtime.site(self.experiment.site)
+
+    @property
+    def workdir(self) -> str:
+        """The experiment's directory on its site."""
+        return self.site.workdir(self.claim.experiment_id)
+
+    @cached_property
+    def segment(self) -> tuple[StepName, ...]:
+        """The steps that follow one another without a wait, this one among them."""
+        return next(part for part in plan(self.experiment).segments if self.claim.name in part)
+
+    def should_stop(self) -> bool:
+        """Whether the slice is over, the claim lost or the process about to stop."""
+        return (
+            time.monotonic() >= self.deadline
+            or self.claim.lost.is_set()
+            or self.runtime.stopping.is_set()
+        )
