@@ -2,7 +2,8 @@
 
 Both sides have one connection of asyncssh to the same private sshd and hand the same job with the
 same options to the same private Slurm, in turns; none of the jobs starts meanwhile. The directories
-are made before: that is the step ``setup``, an earlier one than ``submit``. A poll asks for
+are made before: that is the step ``setup``, an earlier one than ``submit``. A sweep's members go in
+arrays as large as the site takes them, beside the same by ``sbatch`` one by one. A poll asks for
 all jobs of the site; what counts is the CPU time of our process, with all its threads.
 """
 
@@ -17,7 +18,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -31,10 +32,11 @@ from benchmarks.rig import cpu_s
 from services.guardian import Guardian
 from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
-from wlm_tasks.compute.base import JobRef, JobSpec, JobState
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState, Submitted
 from wlm_tasks.compute.job_script import render
 from wlm_tasks.compute.slurm.backend import SlurmBackend
 from wlm_tasks.compute.slurm.options import options
+from wlm_tasks.model.arrays import InArray, array_name
 from wlm_tasks.model.experiment import Resources
 
 WARM: Final = 8
@@ -204,6 +206,33 @@ def _side(stand: Cluster, submit: Submit, jobs: Sequence[JobSpec], channels: int
     return Side(len(jobs) / passed, 1000 * (cpu_s(login) - before) / len(jobs))
 
 
+def measure_arrays(stand: Cluster, count: int, rounds: int) -> Iterator[Round]:
+    """Let both sides submit a sweep of `count` members in turns: one by one, and by arrays."""
+    bare, ours = BareSbatch(stand), stand.backend()
+    sides: dict[str, Submit] = {"bare": bare.submit, "ours": partial(submit_arrays, ours)}
+    for submit in sides.values():
+        submit(_jobs(stand, ours, WARM), 1)
+    for number in range(rounds):
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        done = {name: _side(stand, sides[name], _jobs(stand, ours, count), 1) for name in order}
+        yield Round(1, **done)
+    bare.close()
+    ours.close()
+
+
+def submit_arrays(backend: SlurmBackend, jobs: Sequence[JobSpec], _channels: int) -> None:
+    """Submit jobs as members of one sweep, one array after the other."""
+    for start in range(0, len(jobs), backend.batch):
+        name = array_name()
+        members = [
+            replace(job, ref=replace(job.ref, array=InArray(name, index)))
+            for index, job in enumerate(jobs[start : start + backend.batch])
+        ]
+        for answer in backend.submit_many(members).values():
+            if not isinstance(answer, Submitted) or "_" not in answer.native_id:
+                raise RuntimeError(f"got {answer!r}")
+
+
 @dataclass(frozen=True)
 class Poll:
     """What one look at all jobs costs."""
@@ -264,6 +293,19 @@ def table(measured: Sequence[Round]) -> Table:
     return shown
 
 
+def table_of_arrays(measured: Sequence[Round], count: int) -> Table:
+    """Medians over the rounds."""
+    title = f"Jobs a second of a sweep of {count} over one SSH connection"
+    words = ("bare sbatch, one by one", "ours, by arrays", "of bare", "CPU ms there: bare", "ours")
+    shown = Table(*words, title=title)
+    sides = [[one.bare for one in measured], [one.ours for one in measured]]
+    rates = (f"{statistics.median(one.rate for one in side):.1f}" for side in sides)
+    costs = (f"{statistics.median(one.cpu_ms for one in side):.1f}" for side in sides)
+    ratio = statistics.median(one.ratio for one in measured)
+    shown.add_row(*rates, f"{ratio:.1f}", *costs)
+    return shown
+
+
 def table_of_polls(measured: Sequence[Poll]) -> Table:
     """Medians over the polls."""
     title = "One poll of all jobs, milliseconds"
@@ -283,6 +325,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Say how much to run."""
     parser.add_argument("-n", type=int, default=100, help="jobs a round (default: 100)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--sweep", type=int, default=200, help="members (default: 200)")
     parser.add_argument("--jobs", type=int, default=1000, help="jobs to poll (default: 1000)")
     parser.add_argument("--polls", type=int, default=10, help="polls (default: 10)")
 
@@ -295,4 +338,6 @@ def run(given: Namespace) -> None:
             rich.print(f"{one.channels} at a time: {one.ours.rate:.1f}/s, ratio {one.ratio:.2f}")
             measured.append(one)
         rich.print(table(measured))
+        arrays = list(measure_arrays(stand, given.sweep, given.rounds))
+        rich.print(table_of_arrays(arrays, given.sweep))
         rich.print(table_of_polls(list(measure_polls(stand, given.jobs, given.polls))))

@@ -89,7 +89,8 @@ class JobHandle:
 
     @property
     def _ref(self) -> JobRef:
-        return job_ref(self.view.token, self.view.workdir, self._experiment, self.view.native_id)
+        view = self.view
+        return job_ref(view.token, view.workdir, self._experiment, view.native_id, view.array)
 
 
 class ExperimentHandle:

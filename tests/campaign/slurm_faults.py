@@ -94,6 +94,17 @@ def _caller_at_any_time(chance: random.Random, whole_s: float) -> BreakingShell:
     return BreakingShell(before=timer.start)
 
 
+def _at_some(point: str) -> MakeShell:
+    """The same at a point that each member of an array passes, at one or another of them."""
+
+    def make(chance: random.Random, _whole_s: float) -> BreakingShell:
+        return BreakingShell(
+            point=point, do=f"((RANDOM % 4)) || {chance.choice([_GROUP, _CALLER_TOO])}"
+        )
+
+    return make
+
+
 def _lose_answer() -> None:
     raise BackendUnavailableError("the answer was lost")
 
@@ -113,4 +124,19 @@ FAULTS: Final = (
     Fault("the same, sbatch goes on", [_in_sbatch("$$")], certain=False),
     Fault("caller, the script goes on", [_caller_at_any_time], certain=False),
     Fault("the answer lost", [lambda *_: BreakingShell(after=_lose_answer)]),
+)
+
+#: what befalls submissions of whole arrays
+ARRAY_FAULTS: Final = (
+    Fault("arrays: 1 locked", [_at_some("locked")], certain=False),
+    Fault("arrays: 2 written", [_at("written")]),
+    Fault("arrays: 3 some intended", [_at_some("intending")], certain=False),
+    Fault("arrays: 4 intended", [_at("intended")]),
+    Fault("arrays: 5 submitted", [_at("submitted")]),
+    Fault("arrays: 6 some recorded", [_at_some("recording")], certain=False),
+    Fault("arrays: 7 recorded", [_at("recorded")]),
+    Fault("arrays: while sbatch runs", [_in_sbatch("0")], certain=False),
+    Fault("arrays: the same, sbatch goes on", [_in_sbatch("$$")], certain=False),
+    Fault("arrays: caller, the script goes on", [_caller_at_any_time], certain=False),
+    Fault("arrays: the answer lost", [lambda *_: BreakingShell(after=_lose_answer)]),
 )

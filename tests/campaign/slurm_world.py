@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from campaign.slurm_faults import Fault, MakeShell
@@ -20,9 +20,12 @@ from unit.compute.slurm_site import SlurmSite
 from services.processes import wait_for
 from wlm_tasks.compute.base import ENDED, ComputeBackend, JobSpec, JobState, JobStatus
 from wlm_tasks.errors import BackendUnavailableError
+from wlm_tasks.model.arrays import InArray, array_name
 
 #: so many submissions at a time
 AT_ONCE: Final = 6
+#: members of an array
+ARRAY_SIZE: Final = 5
 #: seconds between two rounds of submissions that are not decided yet
 _PAUSE_S: Final = 0.5
 #: exit code of a victim that nothing has befallen
@@ -96,13 +99,49 @@ class SlurmWorld:
         struck.jobs += everything
         return everything
 
+    def strike_arrays(self, fault: Fault, struck: Struck, count: int) -> list[JobSpec]:
+        """The same with arrays, each submitted by a process of its own; `count` are to be met."""
+        met, everything = 0, list[JobSpec]()
+        while met < count:
+            [make] = fault.shells
+            arrays = [self._array() for _ in range(2)]
+            met_now = self._met([self._victim_of_many(make, array) for array in arrays])
+            assert met_now == len(arrays) or not fault.certain, fault.name
+            met += met_now
+            everything += [spec for array in arrays for spec in array]
+            assert len(everything) <= 50 * ARRAY_SIZE * count, f"{fault.name}: strikes nobody"
+        struck.faults += met
+        struck.jobs += everything
+        return everything
+
+    def _array(self) -> list[JobSpec]:
+        name = array_name()
+        specs = [self.site.spec("true") for _ in range(ARRAY_SIZE)]
+        return [
+            replace(spec, ref=replace(spec.ref, array=InArray(name, index)))
+            for index, spec in enumerate(specs)
+        ]
+
+    def _victim_of_many(self, make: MakeShell, specs: Sequence[JobSpec]) -> Callable[[], None]:
+        shell = make(self.chance, self.whole_s)
+
+        def work() -> None:
+            with suppress(BackendUnavailableError):
+                self.site.another(shell=shell).submit_many(specs)
+                os._exit(_UNHARMED)
+
+        return work
+
     def _victims(self, make: MakeShell, specs: Sequence[JobSpec]) -> int:
         """Submit all at once; return how many did not get through."""
+        return self._met([self._victim(make, spec) for spec in specs])
+
+    def _met(self, victims: Sequence[Callable[[], None]]) -> int:
         with ExitStack() as stack:
-            pids = [stack.enter_context(forked(self._victim(make, spec))) for spec in specs]
+            pids = [stack.enter_context(forked(victim)) for victim in victims]
             codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         assert set(codes) <= {0, _UNHARMED, -signal.SIGKILL}, codes
-        return len(specs) - codes.count(_UNHARMED)
+        return len(victims) - codes.count(_UNHARMED)
 
     def _victim(self, make: MakeShell, spec: JobSpec) -> Callable[[], None]:
         shell = make(self.chance, self.whole_s)
@@ -159,7 +198,8 @@ class SlurmWorld:
 
     def _count(self, struck: Sequence[Struck], states: dict[str, JobStatus]) -> list[Result]:
         runs = Counter(self.site.ledger.read_text().split())
-        jobs = Counter(self.site.slurm.command("squeue", "-h", "-t", "all", "-o", "%j").split())
+        listed = self.site.slurm.command("squeue", "-h", "-r", "-t", "all", "-o", "%j:%K")
+        jobs = Counter(listed.replace(":N/A", "").split())
         results = []
         for one in struck:
             tokens = [spec.ref.token for spec in one.jobs]
@@ -168,10 +208,17 @@ class SlurmWorld:
             for token in set(tokens).difference(good):
                 told = f"{states.get(token)}, {self.failed.get(token, 'submitted')}"
                 print(f"{token}: {told}, ran {runs[token]} times")  # noqa: T201 - to find out why
-            twice = sum(max(0, max(runs[token], jobs[token]) - 1) for token in tokens)
+            counts = [max(runs[spec.ref.token], _jobs_of(spec, jobs)) for spec in one.jobs]
+            twice = sum(max(0, count - 1) for count in counts)
             lost = len(tokens) - len(good) - len(stuck)
             results.append(Result(one.kind, one.faults, len(tokens), twice, lost, len(stuck)))
         return results
+
+
+def _jobs_of(spec: JobSpec, jobs: Counter[str]) -> int:
+    """Return how many jobs Slurm has of a submission, by its name and in its array."""
+    array = spec.ref.array
+    return jobs[spec.ref.token] + (jobs[f"{array.name}:{array.index}"] if array else 0)
 
 
 def _is(status: JobStatus | None, states: Collection[JobState]) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from re import fullmatch
 
 import pytest
 from campaign.slurm_world import AT_ONCE
@@ -145,8 +146,17 @@ def test_kill_9_at_random_times(  # noqa: PLR0917 - fixtures
         kills = ", ".join(f"{number} {target}" for target, number in sorted(chaos.done.items()))
         print(  # noqa: T201 - the campaign's result
             f"kills on clusters: {len(everything)} experiments, {kills}: 0 lost, 0 twice, "
-            f"{fleet.steps_rerun()} steps re-run, {time.monotonic() - begun:.0f} s in all"
+            f"{fleet.steps_rerun()} steps re-run, {time.monotonic() - begun:.0f} s in all, "
+            f"{in_arrays(fleet)} jobs in arrays"
         )
+        assert in_arrays(fleet)
+
+
+def in_arrays(fleet: Fleet) -> int:
+    """How many jobs Slurm got as a task of an array."""
+    with fleet.client.store.database.read() as connection:
+        ids = connection.exec_driver_sql("SELECT native_id FROM jobs WHERE site = 'cluster'")
+        return sum(fullmatch("[0-9]+_[0-9]+", one or "") is not None for one in ids.scalars())
 
 
 def states(everything: list[ExperimentHandle]) -> str:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign.slurm_faults import FAULTS
+from campaign.slurm_faults import ARRAY_FAULTS, FAULTS
 from campaign.slurm_world import AT_ONCE, Result, SlurmWorld, Struck
 from unit.compute.slurm_site import SlurmSite
 
@@ -72,6 +72,19 @@ def test_submitters_killed_at_each_point(own: SlurmSite, long_campaign: bool) ->
             met = [world.strike(fault, one, count) for fault, one in pairs]
             world.settle([spec for specs in met for spec in specs])
     check(world.finish(struck))
+
+
+def test_submitters_of_arrays_killed_at_each_point(own: SlurmSite, long_campaign: bool) -> None:
+    """Whoever is met is submitted alone until it is decided; all five of an array are met."""
+    world = SlurmWorld(own, SEED)
+    struck = [Struck(fault.name) for fault in ARRAY_FAULTS]
+    count = 10 if long_campaign else 1
+    for hold in (False, True):
+        with world.holding(hold):
+            pairs = zip(ARRAY_FAULTS, struck, strict=True)
+            met = [world.strike_arrays(fault, one, count) for fault, one in pairs]
+            world.settle([spec for specs in met for spec in specs], 600.0)
+    check(world.finish(struck, 900.0))
 
 
 def test_a_controller_that_stands_still(own: SlurmSite, long_campaign: bool) -> None:

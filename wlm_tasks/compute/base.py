@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from wlm_tasks.errors import WlmError
+from wlm_tasks.model.arrays import InArray
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Resources, Transfer
 
@@ -38,6 +40,8 @@ class JobRef:
     token: str  #: unique per submit attempt, made before anything is sent; the job's name
     workdir: str  #: the experiment's directory on the site, absolute
     native_id: str | None = None  #: the site's own id, None while unknown
+    #: the array it was to be submitted in; whether it was, only the site knows
+    array: InArray | None = None
     stop_signal: str = "TERM"  #: first signal of a cancel
     stop_grace_s: float = 10.0  #: seconds between that signal and KILL
 
@@ -125,6 +129,25 @@ class ComputeBackend(ABC):
         After return the job exists once, whoever called and however often. Raises
         `JobCancelledError` if the token was cancelled first: then it never starts.
         """
+
+    @property
+    def batch(self) -> int:
+        """Most jobs that `submit_many` takes in one call; below 2 it is never called."""
+        return 1
+
+    def submit_many(self, specs: Sequence[JobSpec]) -> dict[str, Submitted | WlmError]:
+        """Start jobs of one array, as `submit` would each of them; by token, what came of it.
+
+        Their resources are equal, and their refs name one array. What `submit` would raise for
+        one of them is its answer; raised is only what leaves all of them open.
+        """
+        result: dict[str, Submitted | WlmError] = {}
+        for spec in specs:
+            try:
+                result[spec.ref.token] = self.submit(spec)
+            except WlmError as error:
+                result[spec.ref.token] = error
+        return result
 
     @abstractmethod
     def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:

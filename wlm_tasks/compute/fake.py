@@ -23,7 +23,13 @@ from wlm_tasks.compute.base import (
     SiteLoad,
     Submitted,
 )
-from wlm_tasks.errors import ConfigError, JobCancelledError, JobRejectedError, SiteTroubleError
+from wlm_tasks.errors import (
+    ConfigError,
+    JobCancelledError,
+    JobRejectedError,
+    SiteTroubleError,
+    WlmError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,7 @@ class FakeSite:
         self.load: SiteLoad | None = None  #: what the site tells of its account
         self.accounting: str | None = None  #: why its accounting is away
         self.trouble: SiteTroubleError | None = None  #: what every call raises meanwhile
+        self.batch = 1  #: most jobs it takes in one call
 
     def plan(self, name: str, outcome: FakeOutcome) -> None:
         """Say how jobs of this experiment's name go from now on."""
@@ -177,6 +184,20 @@ class FakeBackend(ComputeBackend):
             job = self.site.start(spec, self._bells)
             self.site.answer("submit")
             return Submitted(native_id=job.native_id)
+
+    @property
+    def batch(self) -> int:
+        """As the site was told."""
+        return self.site.batch
+
+    def submit_many(self, specs: Sequence[JobSpec]) -> dict[str, Submitted | WlmError]:
+        """Start the jobs one after the other; the call is noted with the array's name."""
+        array = specs[0].ref.array
+        with self.site.lock:
+            self.site.call("submit_many", "" if array is None else array.name)
+            answers = super().submit_many(specs)
+            self.site.answer("submit_many")
+            return answers
 
     def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
         """Return what the site's memory says."""

@@ -60,7 +60,9 @@ identify() {
   wlm_alive=${2-}
   wlm_alive=${wlm_alive//[^0-9:]/}
   wlm_job=${SLURM_JOB_ID-}
-  wlm_job=${wlm_job//[^0-9]/}
+  # what people, squeue and scancel call it, and not the number of its own it has, too
+  [ -z "${SLURM_ARRAY_TASK_ID-}" ] || wlm_job=${SLURM_ARRAY_JOB_ID-}_$SLURM_ARRAY_TASK_ID
+  wlm_job=${wlm_job//[^0-9_]/}
 }
 
 claim() {  # a hard link appears whole and only once; whether it is ours tells the inode
@@ -89,7 +91,7 @@ claim() {  # a hard link appears whole and only once; whether it is ours tells t
 
 stay() {  # as long as the first copy of this very job lives on this host, then judge it
   local line pattern='"pid":([0-9]+),"start":([0-9]+),"boot":"([^"]*)".*"namespace":"([0-9]*)"'
-  pattern+=',"epoch":([0-9.]+),.*"job":"([0-9]+)"'
+  pattern+=',"epoch":([0-9.]+),.*"job":"([0-9_]+)"'
   # Slurm launches a job again, under the same id, when its controller lost its memory. Were this
   # copy to leave at once, the job would be over for Slurm, and it would end the first one.
   read -r line < "$wlm_attempt/started"

@@ -169,13 +169,14 @@ OPTIONS: Final[dict[str, Check]] = {
     "partition": _word,
     "account": _word,
     "qos": _word,
+    "array_size": whole(0, 500),
 }
 _SSH: Final = ("host", "port", "user", "key_file", "known_hosts", "proxy_jump")
 #: which of them the kinds of this package have; those of others may have all
 _OF_KIND: Final[dict[str, tuple[str, ...]]] = {
     "local": (),
     "ssh": _SSH,
-    "slurm": (*_SSH, "partition", "account", "qos"),
+    "slurm": (*_SSH, "partition", "account", "qos", "array_size"),
     "aurora": (
         *("url", "cluster", "role", "environment", "tier", "hosts", "credentials", "mesos_url"),
         *("memory_mb", "disk_mb", "shared_scratch", "upload_url"),

@@ -139,4 +139,5 @@ def _experiment(runtime: Runtime, case: Case) -> Experiment:
 
 
 def _ref(runtime: Runtime, case: Case) -> JobRef:
-    return job_ref(case.token, case.workdir, _experiment(runtime, case), case.native_id)
+    experiment = _experiment(runtime, case)
+    return job_ref(case.token, case.workdir, experiment, case.native_id, case.array)

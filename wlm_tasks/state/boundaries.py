@@ -123,8 +123,12 @@ def claim_boundary(state: ExperimentState, queues: int) -> Boundary:
 
 
 @cache
-def finish_boundary(*, last: bool, queues: int | None, intent: bool = False) -> Boundary:
+def finish_boundary(
+    *, last: bool, queues: int | None, intent: bool = False, sent: bool = True
+) -> Boundary:
     """Record a step as done and open the next one, or claim it for who serves these queues.
+
+    Unless it is `sent` by whoever asks, control sends the next step's message.
 
     With `intent` the step that is claimed is to submit the experiment's first job: then its
     intent is made with the claim, unless there was a job before.
@@ -140,10 +144,10 @@ def finish_boundary(*, last: bool, queues: int | None, intent: bool = False) -> 
             {**_ENDED, "b_state": ended.value, "b_reason": None},
             flushed=True,  # whoever reads DONE may clean up
         )
-    moves = [done, *_next_moves("done", queues)]
+    moves = [done, *_next_moves("done", queues, sent=sent)]
     if intent:
         moves.append(Move(name="intent", make=_intent, after="carried"))
-    return Boundary(tuple(moves), _ENDED, flushed=intent)
+    return Boundary(tuple(moves), _ENDED if sent else {**_ENDED, "v_sent_at": None}, flushed=intent)
 
 
 @cache
@@ -250,9 +254,9 @@ def _step(
     return Move(name=name, make=statement.where, events=events)
 
 
-def _next_moves(after: str, queues: int | None) -> list[Move]:
+def _next_moves(after: str, queues: int | None, *, sent: bool = True) -> list[Move]:
     ready = move_statement(
-        StepState.READY, (("ready_at", True), ("sent_at", True)), fenced=False, seq="b_next"
+        StepState.READY, (("ready_at", True), ("sent_at", sent)), fenced=False, seq="b_next"
     )
     if queues is None:
         return [Move(name="readied", make=ready.where, after=after)]

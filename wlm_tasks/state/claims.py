@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Update, bindparam, select, update
 
@@ -92,6 +92,8 @@ class Leave:
     reason: str
 
 
+#: Of a step whose worker's message came again, though the worker was not at work on it alone.
+_DIED: Final = "its worker died"
 _MOST_URGENT = (
     select(steps.c.experiment_id, steps.c.name)
     .where(IS_READY, steps.c.queue.in_(bindparam("b_queues", expanding=True)))
@@ -148,7 +150,7 @@ class Claims:
                 taken = self._take_over(connection, holder)
                 if taken is not None:
                     return taken
-            claim = _try_claim(connection, experiment_id, name, holder)
+            claim = try_claim(connection, experiment_id, name, holder)
             if claim is not None:
                 return claim
             rows = connection.execute(_OF_EXPERIMENT, {"b_experiment": experiment_id}).all()
@@ -159,13 +161,28 @@ class Claims:
     def _claim_most_urgent(self, connection: Connection, holder: Holder) -> Claim | Leave:
         best = connection.execute(_MOST_URGENT, {"b_queues": holder.queues}).first()
         if best is not None:
-            claim = _try_claim(connection, best.experiment_id, best.name, holder, anyhow=True)
+            claim = try_claim(connection, best.experiment_id, best.name, holder, anyhow=True)
             if claim is not None:
                 return claim
         return Leave("taken by another worker in the same moment")
 
     def _take_over(self, connection: Connection, holder: Holder) -> Claim | None:
-        for held in connection.execute(_HELD_BY_MESSAGE, {"b_message": holder.message_id}).all():
+        found = connection.execute(_HELD_BY_MESSAGE, {"b_message": holder.message_id}).all()
+        for other in found[1:]:  # members of an array: each goes on by itself
+            advance(
+                connection,
+                other.experiment_id,
+                other.seq,
+                StepState.READY,
+                detail={"reason": _DIED},
+                reason=_DIED,
+                crashes_add=1,
+                lease_until=None,
+                message_id=None,
+                ready_at=True,
+                sent_at=None,
+            )
+        for held in found[:1]:
             row = advance(
                 connection,
                 held.experiment_id,
@@ -184,13 +201,19 @@ class Claims:
         return None
 
     def finish(
-        self, claim: Claim, *, carry_on: Holder | None, job: FirstJob | None = None
+        self,
+        claim: Claim,
+        *,
+        carry_on: Holder | None,
+        job: FirstJob | None = None,
+        sent: bool = True,
     ) -> Claim | None:
         """Record the step as done and make the next one ready, in one transaction.
 
         With `carry_on` the next step is claimed for that holder in the same transaction, if it
         serves the step's queue and nothing more urgent is ready there; then its claim comes
-        back. If that step is to submit `job`, the same transaction holds the intent, too. Raises
+        back. If that step is to submit `job`, the same transaction holds the intent, too. Unless
+        it is `sent` by the caller, a step that nobody has claimed is sent by control. Raises
         `FencedError` if the claim is no longer held.
         """
         values: dict[str, Any] = {**claim.key, "b_next": claim.seq + 1}
@@ -201,7 +224,10 @@ class Claims:
             if job is not None:
                 values |= parameters(claim.experiment_id, job)
         boundary = finish_boundary(
-            last=claim.last, queues=queues, intent=job is not None and queues is not None
+            last=claim.last,
+            queues=queues,
+            intent=job is not None and queues is not None,
+            sent=sent,
         )
         made = self._database.swift.run(boundary, values)
         if not made:
@@ -276,12 +302,13 @@ def claim_ready(connection: Connection, ready: NextStep, holder: Holder) -> Clai
     name = ready.segment[0]
     if QUEUES[name] not in holder.queues:
         return None
-    return _try_claim(connection, ready.experiment_id, name, holder)
+    return try_claim(connection, ready.experiment_id, name, holder)
 
 
-def _try_claim(
+def try_claim(
     connection: Connection, experiment_id: str, name: str, holder: Holder, *, anyhow: bool = False
 ) -> Claim | None:
+    """Claim a ready step, unless a more urgent one is ready for its holder; `anyhow` even so."""
     row = connection.execute(
         _claim_statement(len(holder.queues), anyhow=anyhow),
         {"b_experiment": experiment_id, "b_name": name, **holder.parameters},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wlm_tasks.model.arrays import InArray
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intent:
@@ -12,6 +14,7 @@ class Intent:
     token: str
     workdir: str  #: as written down with the token; the site's settings may have changed since
     first: bool  #: nobody can have submitted it before this claim
+    array: InArray | None = None  #: as written down; whether it was submitted so is open
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from wlm_tasks.errors import FencedError
+from wlm_tasks.model.arrays import InArray, in_array
 from wlm_tasks.model.states import FINAL, LIVE_JOBS, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import NextStep, advance, set_experiment
@@ -43,6 +44,7 @@ class LiveJob:
     spec: str  #: the experiment as JSON
     reason: str | None  #: in the site's words, such as why it waits
     unknown: bool = False  #: its site could not tell about it
+    array: InArray | None = None
 
 
 _LIVE_JOBS = (
@@ -55,6 +57,8 @@ _LIVE_JOBS = (
         jobs.c.state,
         jobs.c.reason,
         jobs.c.unknown_at,
+        jobs.c.array_name,
+        jobs.c.array_index,
         experiments.c.spec,
     )
     .join(experiments, experiments.c.id == jobs.c.experiment_id)
@@ -96,31 +100,7 @@ class Jobs:
             if "intent" in made:
                 return first_intent(claim.experiment_id, job)
         with self._database.write() as connection:
-            _check_claim(connection, claim)
-            number = 1
-            for row in connection.execute(
-                select(jobs).where(jobs.c.experiment_id == claim.experiment_id)
-            ):
-                if row.state in LIVE_JOBS:
-                    return Intent(token=row.token, workdir=row.workdir, first=False)
-                number = max(number, row.number + 1)
-            held = refusal(connection, claim, site, limits)
-            if held is not None:
-                _hold(connection, claim, held)
-                return Held(held)
-            token = job_token(claim.experiment_id, number)
-            connection.execute(
-                insert(jobs).values(
-                    token=token,
-                    experiment_id=claim.experiment_id,
-                    number=number,
-                    site=site,
-                    state=JobRecord.INTENT.value,
-                    workdir=workdir,
-                    created_at=db_now(),
-                )
-            )
-            return Intent(token=token, workdir=workdir, first=True)
+            return intend(connection, claim, site=site, workdir=workdir, limits=limits)
 
     def submitted(
         self,
@@ -267,6 +247,7 @@ class Jobs:
                     spec=row.spec,
                     reason=row.reason,
                     unknown=row.unknown_at is not None,
+                    array=in_array(row.array_name, row.array_index),
                 )
                 for row in connection.execute(statement)
             ]
@@ -315,6 +296,44 @@ class Jobs:
             return set_experiment(
                 connection, experiment_id, ExperimentState.CANCELLED, reason=asked.reason
             )
+
+
+def intend(
+    connection: Connection,
+    claim: Claim,
+    *,
+    site: str,
+    workdir: str,
+    limits: SiteLimits,
+    array: InArray | None = None,
+) -> Intent | Held:
+    """Write down an intent as `Jobs.intend` says; `array` is for a job that is not known yet."""
+    _check_claim(connection, claim)
+    number = 1
+    for row in connection.execute(select(jobs).where(jobs.c.experiment_id == claim.experiment_id)):
+        if row.state in LIVE_JOBS:
+            place = in_array(row.array_name, row.array_index)
+            return Intent(token=row.token, workdir=row.workdir, first=False, array=place)
+        number = max(number, row.number + 1)
+    held = refusal(connection, claim, site, limits)
+    if held is not None:
+        _hold(connection, claim, held)
+        return Held(held)
+    token = job_token(claim.experiment_id, number)
+    connection.execute(
+        insert(jobs).values(
+            token=token,
+            experiment_id=claim.experiment_id,
+            number=number,
+            site=site,
+            state=JobRecord.INTENT.value,
+            workdir=workdir,
+            created_at=db_now(),
+            array_name=None if array is None else array.name,
+            array_index=None if array is None else array.index,
+        )
+    )
+    return Intent(token=token, workdir=workdir, first=True, array=array)
 
 
 def _check_claim(connection: Connection, claim: Claim) -> None:

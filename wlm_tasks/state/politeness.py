@@ -32,7 +32,7 @@ from wlm_tasks.state.schema import (
 #: A step gets this epoch at most when it is made ready and claimed for the first time.
 _FIRST_CLAIM: Final = 2
 SUBMIT_QUEUE: Final = QUEUES[StepName.SUBMIT]
-_HAS_JOB: Final = exists().where(IS_LIVE, jobs.c.experiment_id == steps.c.experiment_id)
+HAS_JOB: Final = exists().where(IS_LIVE, jobs.c.experiment_id == steps.c.experiment_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +101,11 @@ def _full(what: str, limit: int, site: str, known: _Known) -> str:
 
 def let_go(connection: Connection, site: str, limits: SiteLimits) -> list[Row[Any]]:
     """Held submits that the site has room for, in a fair order, locked."""
-    with_job = _held(site).where(_HAS_JOB)  # their place is taken: trouble came in between
+    with_job = _held(site).where(HAS_JOB)  # their place is taken: trouble came in between
     found = _locked(connection, with_job)
     free = _free(connection, site, limits)
     if free is None:
-        return found + _locked(connection, _held(site).where(~_HAS_JOB))
+        return found + _locked(connection, _held(site).where(~HAS_JOB))
     if free <= 0:
         return found
     chosen = share(_waiting(connection, site, free), _using(connection, site), free)
@@ -141,7 +141,7 @@ def _free(connection: Connection, site: str, limits: SiteLimits) -> int | None:
     if known.tokens is not None:
         room.append(math.floor(known.tokens))
     ready = submits(connection, IS_READY).get(site, 0)
-    running = submits(connection, is_open("RUNNING") & ~_HAS_JOB).get(site, 0)
+    running = submits(connection, is_open("RUNNING") & ~HAS_JOB).get(site, 0)
     return min(room) - ready - running
 
 
@@ -176,7 +176,7 @@ def _waiting(connection: Connection, site: str, free: int) -> list[Waiting]:
             is_open("HELD"),
             steps.c.queue == SUBMIT_QUEUE,
             experiments.c.site == site,
-            ~_HAS_JOB,
+            ~HAS_JOB,
         )
         .subquery()
     )
@@ -227,7 +227,7 @@ def _before(connection: Connection, claim: Any, site: str) -> int:
             select(func.count())
             .select_from(steps)
             .join(experiments, experiments.c.id == steps.c.experiment_id)
-            .where(condition, steps.c.queue == SUBMIT_QUEUE, experiments.c.site == site, ~_HAS_JOB)
+            .where(condition, steps.c.queue == SUBMIT_QUEUE, experiments.c.site == site, ~HAS_JOB)
         ).scalar_one()
     return found
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, func, select, true, update
 
 from wlm_tasks.errors import IllegalTransitionError
+from wlm_tasks.model.arrays import InArray, in_array
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import advance, log, set_experiment
@@ -46,6 +47,13 @@ class Case:
     native_id: str | None
     since: float
     reason: str | None
+    array_name: str | None = None
+    array_index: int | None = None
+
+    @property
+    def array(self) -> InArray | None:
+        """Its place among jobs handed to the site together, None for a job by itself."""
+        return in_array(self.array_name, self.array_index)
 
 
 def _cases(since: Any, reason: Any, *conditions: Any) -> Select[Any]:
@@ -56,6 +64,8 @@ def _cases(since: Any, reason: Any, *conditions: Any) -> Select[Any]:
             jobs.c.site,
             jobs.c.workdir,
             jobs.c.native_id,
+            jobs.c.array_name,
+            jobs.c.array_index,
             since.label("since"),
             reason.label("reason"),
         )

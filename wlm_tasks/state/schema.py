@@ -145,6 +145,9 @@ jobs: Final = Table(
     Column("exit_code", Integer),
     Column("reason", Text),
     Column("unknown_at", Double),  # since when its site cannot tell how it stands
+    # where it is handed to its site together with others: the array they are, its place there
+    Column("array_name", String(40)),
+    Column("array_index", Integer),
     UniqueConstraint("experiment_id", "number"),
     Index(
         "ix_jobs_live",

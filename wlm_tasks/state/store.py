@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wlm_tasks.state.arrays import Arrays
 from wlm_tasks.state.claims import Claims
 from wlm_tasks.state.connections import ConnectionLeases
 from wlm_tasks.state.coordination import Coordination
@@ -23,6 +24,7 @@ class Store:
         self.intake = Intake(self.database)  #: experiments in; cancel, retry
         self.claims = Claims(self.database)  #: what the holder of a step writes
         self.jobs = Jobs(self.database)  #: the books on jobs
+        self.arrays = Arrays(self.database)  #: intents of many jobs at once
         self.upkeep = Upkeep(self.database)  #: what control asks
         self.coordination = Coordination(self.database)  #: leases, outbox
         self.polls = Polls(self.database)  #: when sites are asked

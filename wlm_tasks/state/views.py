@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wlm_tasks.model.arrays import InArray, in_array
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
 
@@ -75,6 +76,13 @@ class JobView:
     ended_at: float | None
     exit_code: int | None
     reason: str | None
+    array_name: str | None = None  #: of the array it was to be submitted in
+    array_index: int | None = None
+
+    @property
+    def array(self) -> InArray | None:
+        """Its place among jobs handed to the site together, None for a job by itself."""
+        return in_array(self.array_name, self.array_index)
 
 
 @dataclass(frozen=True, kw_only=True)

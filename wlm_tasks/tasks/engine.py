@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from wlm_tasks.errors import (
@@ -33,8 +35,9 @@ from wlm_tasks.state.upkeep import crash_reason
 from wlm_tasks.tasks.gate import Blocked, Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import PERFORM, limits_of
+from wlm_tasks.tasks.perform import limits_of
 from wlm_tasks.tasks.shown import Shown
+from wlm_tasks.tasks.submitting import Several, gathers, perform
 from wlm_tasks.tasks.undecided import verdict
 from wlm_tasks.tasks.work import Crowded, Done, Outcome, Recorded, Sliced, Work
 
@@ -112,6 +115,8 @@ class Engine:
                 deadline=time.monotonic() + self._settings.slice_s,
                 progress=progress,
                 carry_on=holder if self._settings.carry_on and in_time else None,
+                holder=holder,
+                beside=partial(self._beside, holder),
             )
             with self._shown.as_task(claim, holder, carried=not expected):
                 following = self._step(work)
@@ -156,32 +161,58 @@ class Engine:
                 return Crowded(crowded, self.runtime.connections.pause_s(site))
             return self._try(work)
 
+    @contextmanager
+    def _beside(self, holder: Holder, claim: Claim) -> Iterator[None]:
+        """What a step is to have that is claimed along with another."""
+        with self._shown.as_task(claim, holder, carried=True), self._heartbeat.holding(claim):
+            yield
+
     def _try(self, work: Work) -> Outcome | Blocked | WlmError:
         """Do the work; a fault comes back as the error it is."""
-        claim, site = work.claim, work.experiment.site
+        claim = work.claim
+        outcome: Outcome | Several | WlmError
         try:
-            outcome = PERFORM[claim.name](work)
+            outcome = perform(work)
         except (FencedError, ServiceError):
             raise
-        except SiteTroubleError as error:
-            trouble = error
-            return self._patiently(lambda: self._gate.met(site, claim, trouble))
         except WlmError as error:
-            return error
+            outcome = error
         except Exception as error:  # noqa: BLE001 - a fault of ours must end in the rows, not in a lost message
             _log.exception("%s: step %s broke", claim.experiment_id, claim.name)
-            return PermanentError(f"unexpected {type(error).__name__}: {error}")
-        if isinstance(outcome, Crowded):
+            outcome = PermanentError(f"unexpected {type(error).__name__}: {error}")
+        if isinstance(outcome, Several):
+            for other, of_other in outcome.others:
+                self._settle(other, of_other)
+            outcome = outcome.own
+        return self._heard(work, outcome)
+
+    def _heard(self, work: Work, outcome: Outcome | WlmError) -> Outcome | Blocked | WlmError:
+        """Tell the gate how it went with the step's site."""
+        claim, site = work.claim, work.experiment.site
+        if isinstance(outcome, FencedError | ServiceError):
+            raise outcome
+        if isinstance(outcome, SiteTroubleError):
+            return self._patiently(lambda: self._gate.met(site, claim, outcome))
+        if isinstance(outcome, WlmError | Crowded):
             return outcome
         if not isinstance(outcome, Recorded) or outcome.reached:
             self._patiently(lambda: self._gate.passed(site, claim))
         return outcome
 
+    def _settle(self, work: Work, outcome: Outcome | WlmError) -> None:
+        """Record the outcome of a step that was claimed along with another."""
+        try:
+            result = self._heard(work, outcome)
+            self._patiently(lambda: self._record(work, result))
+        except FencedError:
+            self._fenced(work.claim)
+        except ServiceError as error:  # its lease runs out, and it is looked for
+            _log.warning("%s: not recorded: %s", work.claim.experiment_id, error)
+
     def _record(self, work: Work, outcome: _Result) -> NextStep | Claim | None:
         claim = work.claim
         if isinstance(outcome, Done):
-            carried = self._claims.finish(claim, carry_on=work.carry_on, job=self._first_job(work))
-            return carried or self._after(work)
+            return self._finish(work)
         if isinstance(outcome, Sliced):
             self._claims.give_back(claim, outcome.progress)
             return self._from(work, claim.name)
@@ -195,6 +226,13 @@ class Engine:
             self._claims.back_off(claim, outcome.reason, outcome.pause_s, tried=False)
             return None
         return outcome.following
+
+    def _finish(self, work: Work) -> NextStep | Claim | None:
+        if gathers(work):
+            self._claims.finish(work.claim, carry_on=None, sent=False)
+            return None
+        carried = self._claims.finish(work.claim, carry_on=work.carry_on, job=self._first_job(work))
+        return carried or self._after(work)
 
     def _fault(self, work: Work, error: WlmError) -> None:
         claim, retry = work.claim, work.experiment.retry

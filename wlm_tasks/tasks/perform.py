@@ -7,6 +7,7 @@ from collections.abc import Callable
 from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.config import SiteSettings
 from wlm_tasks.errors import JobRejectedError
+from wlm_tasks.model.arrays import InArray
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.script import payload_script
 from wlm_tasks.model.states import JobRecord
@@ -88,7 +89,7 @@ def limits_of(settings: SiteSettings) -> SiteLimits:
 def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
     """What the site gets to start the job of this token."""
     return JobSpec(
-        ref=job_ref(intent.token, intent.workdir, experiment),
+        ref=job_ref(intent.token, intent.workdir, experiment, array=intent.array),
         script=payload_script(experiment),
         resources=experiment.resources,
         variables=experiment.variables,
@@ -100,13 +101,18 @@ def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
 
 
 def job_ref(
-    token: str, workdir: str, experiment: Experiment, native_id: str | None = None
+    token: str,
+    workdir: str,
+    experiment: Experiment,
+    native_id: str | None = None,
+    array: InArray | None = None,
 ) -> JobRef:
     """The name of a job on its site, with how its owner wants it stopped."""
     return JobRef(
         token=token,
         workdir=workdir,
         native_id=native_id,
+        array=array,
         stop_signal=experiment.stop.signal,
         stop_grace_s=experiment.stop.grace_s,
     )

@@ -135,7 +135,10 @@ def look_at_jobs(runtime: Runtime, name: str, tokens: Sequence[str] | None) -> L
     if not live:
         return Look()
     statuses = runtime.site(name).backend.status(
-        [job_ref(job.token, job.workdir, experiments[job.token], job.native_id) for job in live]
+        [
+            job_ref(job.token, job.workdir, experiments[job.token], job.native_id, job.array)
+            for job in live
+        ]
     )
     reports: list[JobReport] = []
     for job in live:

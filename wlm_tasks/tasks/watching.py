@@ -52,8 +52,10 @@ def _ref(job: LiveJob) -> JobRef:
     """The job's name on its site, with the usual way to stop it if nothing else is known."""
     experiment = experiment_of(job)
     if experiment is None:
-        return JobRef(token=job.token, workdir=job.workdir, native_id=job.native_id)
-    return job_ref(job.token, job.workdir, experiment, job.native_id)
+        return JobRef(
+            token=job.token, workdir=job.workdir, native_id=job.native_id, array=job.array
+        )
+    return job_ref(job.token, job.workdir, experiment, job.native_id, job.array)
 
 
 @app.task(bind=True, shared=False, name="wlm.cancel")

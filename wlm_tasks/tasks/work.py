@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +57,9 @@ class Work:
     deadline: float  #: end of the slice on the monotonic clock
     progress: dict[str, int]  #: where an earlier slice got to
     carry_on: Holder | None
+    holder: Holder  #: in whose name others may be claimed along with the step
+    #: keeps such a claim alive, and shows its step as a task
+    beside: Callable[[Claim], AbstractContextManager[None]]
 
     @property
     def site(self) -> Site:

@@ -8,8 +8,10 @@ from wlm_tasks.compute.base import JobRef, JobSpec, JobState
 from wlm_tasks.compute.slurm import words
 from wlm_tasks.compute.slurm.listing import (
     Row,
-    by_name,
+    Rows,
     choose,
+    choose_listed,
+    names_of,
     parse_sacct,
     parse_squeue,
     squeue_format,
@@ -24,13 +26,18 @@ from wlm_tasks.errors import (
     SiteUnreachableError,
     StepError,
 )
+from wlm_tasks.model.arrays import InArray
 from wlm_tasks.model.experiment import Resources
 
 M = "0f1e2d3c4b5a6978"
 
 
+def ref(array: InArray | None = None) -> JobRef:
+    return JobRef(token="wlm-a", workdir="/scratch/work", array=array)
+
+
 def row(
-    number: int, state: str = "RUNNING", name: str = "wlm-a", submitted: float | None = 100.0
+    number: int | str, state: str = "RUNNING", name: str = "wlm-a", submitted: float | None = 100.0
 ) -> Row:
     return Row(str(number), state, submitted, None, None, "None", name)
 
@@ -70,7 +77,7 @@ def test_a_name_cannot_make_a_row() -> None:
 
 
 def test_rows_without_an_id_are_passed_over() -> None:
-    assert parse_squeue(listed("17_[1-4]", "PENDING", "1", "1", "1", "None", "a"), M) == []
+    assert parse_squeue(listed("17+1", "PENDING", "1", "1", "1", "None", "a"), M) == []
     assert parse_squeue("", M) == []
     assert parse_squeue("squeue: warning\n", M) == []
 
@@ -94,7 +101,8 @@ def test_a_list_of_accounting() -> None:
 
 
 def test_the_id_that_is_known_is_meant() -> None:
-    rows = by_name([row(7), row(9), row(3, submitted=200.0), row(9, name="wlm-b")])["wlm-a"]
+    listed = [row(7), row(9), row(3, submitted=200.0), row(9, name="wlm-b")]
+    rows = Rows(listed).of(ref())
     assert choose(rows, "7") == row(7)
     assert choose(rows, None, "9") == row(9)
     # the newest by its submission: ids begin anew
@@ -103,7 +111,38 @@ def test_the_id_that_is_known_is_meant() -> None:
 
 
 def test_an_id_of_another_name_is_another_job() -> None:
-    assert choose(by_name([row(7, name="foreign")]).get("wlm-a", ()), "7") is None
+    assert choose(Rows([row(7, name="foreign")]).of(ref()), "7") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("17_4", ["17_4"]),
+        ("17_[2]", ["17_2"]),
+        ("17_[0-2,7]", ["17_0", "17_1", "17_2", "17_7"]),
+        ("17_[0-6:3%2]", ["17_0", "17_3", "17_6"]),
+        ("17_[0,2,...]", ["17_0", "17_2", "17_-1"]),  # a list too long to be written out
+        ("17_[]", ["17_-1"]),
+    ],
+)
+def test_tasks_of_an_array_have_a_row_each(text: str, ids: list[str]) -> None:
+    found = parse_squeue(listed(text, "PENDING", "1", "1", "1", "None", "wlm-array-1"), M)
+    assert [one.id for one in found] == ids
+    assert {one.number for one in found} == {17}
+
+
+def test_a_job_in_an_array_is_known_by_its_place() -> None:
+    asked = ref(array=InArray("wlm-array-1", 2))
+    tasks = [row(f"17_{index}", name="wlm-array-1") for index in (1, 2, 3)]
+    rows = Rows([*tasks, row("18_2", name="wlm-array-2"), row(19, name="foreign")])
+    assert [one.id for one in rows.of(asked)] == ["17_2"]
+    assert Rows([row("17_-1", name="wlm-array-1")]).of(asked) != []  # may be one of those
+    # submitted alone in the end: what lives goes first, whose id is written down or not
+    both = Rows([row("17_2", "CANCELLED", "wlm-array-1"), row(20)])
+    assert choose_listed(both.of(asked), "17_2") == row(20)
+    # a task of an array that has a job's own name is not this job
+    assert Rows([row("17_2")]).of(asked) == []
+    assert [*names_of([asked, asked, ref()])] == ["wlm-a", "wlm-array-1"]
 
 
 # -- states --------------------------------------------------------------------------------------

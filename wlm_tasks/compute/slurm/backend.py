@@ -23,16 +23,26 @@ from wlm_tasks.compute.base import (
 from wlm_tasks.compute.job_script import head, stop_signal
 from wlm_tasks.compute.reaching import reach
 from wlm_tasks.compute.remote import LIBRARY, SiteFiles
-from wlm_tasks.compute.slurm import scripts, words
+from wlm_tasks.compute.slurm import arrays, scripts, words
 from wlm_tasks.compute.slurm.judging import Traces, count, is_forgotten, judge, live
-from wlm_tasks.compute.slurm.listing import Row, by_name, choose_listed, parse_squeue, squeue_format
-from wlm_tasks.compute.slurm.options import options
+from wlm_tasks.compute.slurm.listing import (
+    Row,
+    Rows,
+    choose_listed,
+    names_of,
+    parse_squeue,
+    squeue_format,
+)
+from wlm_tasks.compute.slurm.options import array_options, options
 from wlm_tasks.compute.slurm.second_look import Listed, SecondLook
 from wlm_tasks.compute.slurm.states import ENDED
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobCancelledError,
+    JobRejectedError,
     JobUndecidedError,
+    StepError,
+    WlmError,
 )
 from wlm_tasks.hosts.address import address_of
 from wlm_tasks.hosts.scripts import failure
@@ -48,6 +58,10 @@ _AT_ONCE: Final = 1000
 _FEW: Final = 16
 #: seconds for a script beyond what it is told to wait: a silent controller takes 18 s a command
 _PATIENCE_S: Final = 120.0
+#: the same for each member of an array; on a slow file system a lock and a few files take this
+_EACH_S: Final = 1.0
+#: jobs in one array, unless the setting ``array_size`` says otherwise
+_ARRAY_SIZE: Final = 100
 
 
 class SlurmBackend(ComputeBackend):
@@ -75,6 +89,7 @@ class SlurmBackend(ComputeBackend):
         self._store = reached.store
         self._load: SiteLoad | None = None
         self._silent: str | None = None
+        self._no_arrays = False
         self._address = address_of(name, options) if options.get("host") else None
         # of another host nobody here would hear them
         self._bells = None if self._address else bells
@@ -95,9 +110,8 @@ class SlurmBackend(ComputeBackend):
         own = head(spec, bells=self._bells)
         word = secrets.token_hex(8)
         arguments = [ref.workdir, self._files.scratch, ref.token, word, spec.script, own, _ENDED]
-        ran = self._run(
-            scripts.SUBMIT, [*arguments, *options(spec, self._settings)], about=ref.workdir
-        )
+        arguments += [*_array(ref), *options(spec, self._settings)]
+        ran = self._run(scripts.SUBMIT, arguments, about=ref.workdir)
         answer, _, detail = _last_line(ran).partition(" ")
         if answer == "known":
             return Submitted(native_id=detail)
@@ -111,23 +125,103 @@ class SlurmBackend(ComputeBackend):
                 f" known for certain in {detail} s"
             )
         if answer == "failed" and detail == "sbatch":
-            error = words.submitting(_said(ran))
-            if words.is_certain(error):
-                self._run(scripts.WITHDRAW, [ref.attempt_dir, word], about=ref.attempt_dir)
-            raise error
+            raise self._refused(ran, word, [ref])
         raise self._problem(ran, ref)
+
+    @property
+    def batch(self) -> int:
+        """As the setting says; 1 once Slurm has shown that it takes no arrays, or none so large."""
+        size = self._settings.get("array_size", _ARRAY_SIZE)
+        return 1 if self._no_arrays or not isinstance(size, int) else min(size, arrays.MOST)
+
+    def submit_many(self, specs: Sequence[JobSpec]) -> dict[str, Submitted | WlmError]:
+        """Hand the jobs to Slurm as one array, and alone those that cannot be in it."""
+        result: dict[str, Submitted | WlmError] = {}
+        members: list[JobSpec] = []
+        texts: list[list[str]] = []
+        for spec in specs:
+            try:
+                texts.append(self._member(spec))
+                members.append(spec)
+            except JobRejectedError as error:
+                result[spec.ref.token] = error
+        count = arrays.shorten(sum(map(len, text)) for text in texts)
+        if len(members) > 1:
+            result |= self._submit_array(members[:count], texts[:count])
+        return result | self._submit_each(
+            [spec for spec in members if spec.ref.token not in result]
+        )
+
+    def _submit_each(self, specs: Sequence[JobSpec]) -> dict[str, Submitted | WlmError]:
+        """Submit one after the other, until one shows that the site is not to be had now."""
+        result: dict[str, Submitted | WlmError] = {}
+        trouble: WlmError | None = None
+        for spec in specs:
+            try:
+                result[spec.ref.token] = trouble or self.submit(spec)
+            except WlmError as error:
+                result[spec.ref.token] = error
+                # that one is looked for says nothing about the others
+                undecided = isinstance(error, JobUndecidedError)
+                if isinstance(error, BackendUnavailableError) and not undecided:
+                    trouble = error
+        return result
+
+    def _member(self, spec: JobSpec) -> list[str]:
+        """Return what an array's script is to know of one job; raises `JobRejectedError`."""
+        ref = spec.ref
+        self._files.check(ref.workdir)
+        check_token(ref.token)
+        text = head(spec, bells=self._bells)
+        return [_array(ref)[1], ref.workdir, ref.token, spec.script, text]
+
+    def _submit_array(
+        self, specs: Sequence[JobSpec], texts: Sequence[Sequence[str]]
+    ) -> dict[str, Submitted | WlmError]:
+        """Submit one array; left out of the answer are those to be submitted alone."""
+        name, scratch, word = _array(specs[0].ref)[0], self._files.scratch, secrets.token_hex(8)
+        check_token(name)
+        chosen = array_options(
+            name, f"{scratch}/{arrays.DIRECTORY}/{name}", specs[0].resources, self._settings
+        )
+        arguments = [scratch, name, word, str(len(chosen)), *chosen]
+        for text in texts:
+            arguments += text
+        ran = self._run(arrays.SUBMIT_ARRAY, arguments, about=scratch, wait_s=_EACH_S * len(specs))
+        answer = arrays.Answer.of(ran.out.decode(errors="replace"))
+        taken = [spec.ref for spec in specs if int(_array(spec.ref)[1]) not in answer.alone]
+        end, _, detail = answer.end.partition(" ")
+        if end == "known":
+            return {ref.token: Submitted(native_id=f"{detail}_{_array(ref)[1]}") for ref in taken}
+        if end == "done":
+            return {}
+        if end != "failed":
+            raise self._problem(ran, specs[0].ref)
+        error = self._refused(ran, word, taken)
+        if words.is_about_arrays(error):
+            self._no_arrays = True
+            return {}
+        return {ref.token: error for ref in taken}
+
+    def _refused(self, ran: Ran, word: str, refs: Sequence[JobRef]) -> StepError:
+        """Return why ``sbatch`` failed; what it certainly did not take is as never intended."""
+        error = words.submitting(_said(ran))
+        if words.is_certain(error):
+            places = [ref.attempt_dir for ref in refs]
+            self._run(scripts.WITHDRAW, [word, *places], about=refs[0].attempt_dir)
+        return error
 
     def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
         """One list of all jobs of the account; the files only of those that it does not settle."""
         if not refs:
             return {}
         listed = self._list()
-        self._load, self._silent = count(listed, {ref.token for ref in refs}), None
-        rows = by_name(listed)
+        self._load, self._silent = count(listed, names_of(refs)), None
+        rows = Rows(listed)
         result: dict[str, JobStatus] = {}
         unsettled: list[Listed] = []
         for ref in refs:
-            row = choose_listed(rows.get(ref.token, ()), ref.native_id)
+            row = choose_listed(rows.of(ref), ref.native_id)
             status = live(row) if row is not None else None
             if status is None or len(refs) <= _FEW:
                 unsettled.append((ref, row))
@@ -140,7 +234,7 @@ class SlurmBackend(ComputeBackend):
     def load(self) -> SiteLoad:
         """Count the account's jobs in the list of the last poll, or in a new one if it is used up.
 
-        An array that waits counts as one. In a new list ours are told by the form of their names.
+        Of an array each task counts. In a new list ours are told by the form of their names.
         """
         load, self._load = self._load, None
         if load is None:
@@ -159,7 +253,8 @@ class SlurmBackend(ComputeBackend):
     def find(self, ref: JobRef) -> str | None:
         """Return the id from the files, else by the name from Slurm."""
         check_token(ref.token)
-        ran = self._run(scripts.FIND, [ref.attempt_dir, ref.token, _ENDED], about=ref.attempt_dir)
+        arguments = [ref.attempt_dir, ref.token, _ENDED, *_array(ref)]
+        ran = self._run(scripts.FIND, arguments, about=ref.attempt_dir)
         answer, _, detail = _last_line(ran).partition(" ")
         if answer == "failed":
             raise words.asking(detail, _said(ran))
@@ -175,7 +270,8 @@ class SlurmBackend(ComputeBackend):
         signal = stop_signal(ref.stop_signal).name.removeprefix("SIG")
         grace, wait = math.ceil(ref.stop_grace_s), max(1, math.floor(wait_s))
         arguments = [ref.workdir, self._files.scratch, ref.token, signal, str(grace), str(wait)]
-        ran = self._run(scripts.CANCEL, [*arguments, _ENDED], about=ref.attempt_dir, wait_s=wait_s)
+        arguments += [_ENDED, *_array(ref)]
+        ran = self._run(scripts.CANCEL, arguments, about=ref.attempt_dir, wait_s=wait_s)
         answer = _last_line(ran)
         if answer in {"over", "lives"}:
             return answer == "over"
@@ -249,6 +345,11 @@ class SlurmBackend(ComputeBackend):
                 f"{ref.attempt_dir}/lock: held by another submit or cancel for 30 s"
             )
         return BackendUnavailableError(f"the site's answer has no end: {answer[:100]!r}")
+
+
+def _array(ref: JobRef) -> tuple[str, str]:
+    """Return name and index of a job's array, as the scripts take them."""
+    return ("", "") if ref.array is None else (ref.array.name, str(ref.array.index))
 
 
 def _said(ran: Ran) -> str:

@@ -38,7 +38,7 @@ class Traces:
     used_up_memory: bool = False  #: as Slurm wrote to the job's log, whatever state it gave it
     missing_s: int | None  #: for so long no answer of Slurm has listed it; None if it is listed
     settle_s: int  #: for so long an answer without a job proves nothing
-    accounts: Sequence[Row] | None  #: what accounting has of its name; None: it does not answer
+    accounts: Sequence[Row] | None  #: what accounting has of it; None: it does not answer
 
 
 def count(rows: Iterable[Row], ours: Container[str]) -> SiteLoad:
@@ -85,7 +85,7 @@ def _judge(ref: JobRef, row: Row | None, traces: Traces) -> JobStatus:
         return JobStatus(state=JobState.UNKNOWN, reason=marks.trouble)
     claim = marks.claim(traces.place)
     if claim is not None and claim.seen_from(traces.place) is Where.NOWHERE:
-        return _never_ran(claim, cancelled=marks.cancelled)
+        return _never_ran(ref, claim, cancelled=marks.cancelled)
     if row is not None and (status := live(row)) is not None:
         return status
     return _ended(row or accounted, claim, traces)
@@ -126,13 +126,15 @@ def _with_record(record: ExitRecord, row: Row | None, traces: Traces, *, listed:
     return JobStatus(state=JobState.RUNNING, started_at=record.start, reason=reason)
 
 
-def _never_ran(claim: Claim, *, cancelled: bool) -> JobStatus:
+def _never_ran(ref: JobRef, claim: Claim, *, cancelled: bool) -> JobStatus:
     if cancelled:
         return JobStatus(state=JobState.CANCELLED, ended_at=claim.epoch, reason="cancelled")
+    # of a task that is cancelled by hand while it waits neither list nor accounting keep anything
+    why = "Slurm forgot the job" if ref.array is None else "Slurm forgot or cancelled the job"
     return JobStatus(
         state=JobState.LOST,
         ended_at=claim.epoch,
-        reason="Slurm forgot the job before it began; it will not begin any more",
+        reason=f"{why} before it began; it will not begin any more",
     )
 
 

@@ -22,18 +22,43 @@ def options(spec: JobSpec, settings: Mapping[str, object]) -> list[str]:
     """
     token = spec.ref.token
     return [
-        # by the name a job is found whose id was lost
-        f"--job-name={token}",
-        f"--comment={token}",
-        # a job runs once: what is put back is another attempt, and that is for us to decide
-        "--no-requeue",
+        *_named(token),
         f"--chdir={spec.ref.workdir}",
         # what the guard cannot write itself; the token has no character that stands for another
         f"--output=.wlm/{token}/slurm.log",
         "--open-mode=append",
-        *_resources(spec.resources),
-        *(f"--{name}={settings[name]}" for name in _SETTINGS if settings.get(name)),
+        *asked_for(spec.resources, settings),
     ]
+
+
+def array_options(
+    name: str, directory: str, resources: Resources, settings: Mapping[str, object]
+) -> list[str]:
+    """Return the options of an array but for its indexes; `directory` is its own on the site."""
+    return [
+        *_named(name),
+        f"--chdir={directory}",
+        # links to the logs of the members
+        "--output=%a.log",
+        "--open-mode=append",
+        *asked_for(resources, settings),
+    ]
+
+
+def _named(name: str) -> list[str]:
+    return [
+        # by the name a job is found whose id was lost
+        f"--job-name={name}",
+        f"--comment={name}",
+        # a job runs once: what is put back is another attempt, and that is for us to decide
+        "--no-requeue",
+    ]
+
+
+def asked_for(resources: Resources, settings: Mapping[str, object]) -> list[str]:
+    """Return the options that jobs of one array have in common."""
+    prescribed = (f"--{name}={settings[name]}" for name in _SETTINGS if settings.get(name))
+    return [*_resources(resources), *prescribed]
 
 
 def _resources(asked: Resources) -> list[str]:

@@ -9,7 +9,8 @@ Files it adds to those of an attempt (`wlm_tasks.compute.attempt`):
 
 ========== ==============================================================================
 intent     there before ``sbatch`` is called: from then on a job may exist; a word of the call
-jobid      the id that ``sbatch`` gave
+           and, if the call was for an array, its name and the job's index in it
+jobid      the id that ``sbatch`` gave; in an array ``BASE_INDEX``
 absent     since when answers of Slurm have not listed the job, in seconds of the file system
 slurm.log  what Slurm itself has to say about the job
 ========== ==============================================================================
@@ -22,8 +23,9 @@ from typing import Final
 
 from wlm_tasks.compute.guard import BODY
 
-#: functions of all of them
-_COMMON: Final = r"""
+#: functions of all of them; of a job that may be in an array the variables `array` and `index` tell
+#: its name and the job's place there, else they are empty
+COMMON: Final = r"""
 kept=()
 for name in PATH HOME USER LOGNAME SHELL LANG SLURM_CONF KRB5CCNAME \
   SBATCH_ACCOUNT SBATCH_PARTITION SBATCH_QOS SBATCH_RESERVATION SBATCH_CONSTRAINT; do
@@ -37,20 +39,29 @@ answer() { printf '%s\n' "$*"; exit 0; }
 lock() { exec 9>> lock && flock -w 30 9 || answer busy; }
 job_of_claim() {  # `claimed` is the claim's text
   job=
-  [[ $claimed =~ \"job\":\"([0-9]+)\" ]] && job=${BASH_REMATCH[1]}
+  [[ $claimed =~ \"job\":\"([0-9]+(_[0-9]+)?)\" ]] && job=${BASH_REMATCH[1]}
+}
+is_id() { [[ $1 =~ ^[0-9]+(_[0-9]+)?$ ]]; }
+is_ours() {  # ID NAME: whether a job of a list is the one; `base` is the number of its array
+  [[ -z $array || $2 != "$array" ]] || base=${1%%_*}
+  [[ $2 == "$token" && $1 =~ ^[0-9]+$ || -n $array && $2 == "$array" && $1 == *_"$index" ]]
 }
 read_line() { line=; [ ! -f "$1" ] || IFS= read -r line < "$1" || :; }
+listing() {  # what Slurm lists of the job and of its array: id, state, name
+  # one line for each task of an array, whether it was begun or not
+  asked squeue -h -a -r -t all -u "$EUID" --name="$token${array:+,$array}" -o '%i %T %j'
+}
 known_id() {  # the job of this name that lives, else the newest: what Slurm refused it lists, too
-  local number state
-  found=$(asked squeue -h -a -t all -u "$EUID" --name="$token" -o '%A %T') || answer failed squeue
-  id=
-  while read -r number state; do
-    [[ $number =~ ^[0-9]+$ ]] || continue
+  local number state name
+  found=$(listing) || answer failed squeue
+  id= base=
+  while read -r number state name; do
+    is_ours "$number" "$name" || continue
     if [[ $ended != *"|$state|"* ]]; then
       id=$number
       return
     fi
-    ((number > ${id:-0})) && id=$number
+    [[ -n $id ]] && ((${number%%_*} < ${id%%_*})) || id=$number
   done <<< "$found"
 }
 settle() {  # seconds in which what was sent before an answer is sure to have been dealt with
@@ -84,23 +95,23 @@ take_claim() {  # so that nothing ever runs: as the guard does it, with a pid th
 }
 """
 
-#: arguments: WORKDIR SCRATCH TOKEN WORD PAYLOAD HEAD ENDED OPTION...; HEAD is that of the job's
-#: script, ENDED is "|A|B|"
+#: arguments: WORKDIR SCRATCH TOKEN WORD PAYLOAD HEAD ENDED ARRAY INDEX OPTION...; HEAD is that of
+#: the job's script, ENDED is "|A|B|"
 SUBMIT: Final = (
-    _COMMON
+    COMMON
     + f"guard={shlex.quote(BODY)}"
     + r"""
-token=$3 word=$4 payload=$5 head=$6 ended=$7
+token=$3 word=$4 payload=$5 head=$6 ended=$7 array=$8 index=$9
 cd -P -- "$2" && root=$PWD && cd -P -- "$1" || exit 1
 [[ $PWD == "${root%/}"/?* ]] || exit 65
 [ -d ".wlm/$token" ] || mkdir -- ".wlm/$token" 2> /dev/null || mkdir -p -- ".wlm/$token" || exit
 cd -- ".wlm/$token" || exit
-shift 7
+shift 9
 lock
 : point locked
 [ ! -e cancelled ] || answer cancelled
 read_line jobid
-[[ ! $line =~ ^[0-9]+$ ]] || answer known "$line"
+! is_id "$line" || answer known "$line"
 read_line started
 claimed=$line
 job_of_claim
@@ -113,16 +124,22 @@ if [ -e intent ]; then
   read_line started  # after the list: who has left the list has claimed
   claimed=$line
   job_of_claim
-  id=${job:-$id}
+  # who finds anything of the array finds all of it: it was taken in one piece
+  id=${job:-${id:-${base:+${base}_$index}}}
   if [ -z "$id" ]; then
-    if found=$(asked sacct -nXP -S now-30days -u "$EUID" --name="$token" -o JobIDRaw 2>&1); then
-      id=$(sort -n <<< "$found" | tail -n 1)
+    if found=$(asked sacct -nXP -S now-30days -u "$EUID" --name="$token${array:+,$array}" \
+      -o JobID,JobName 2>&1); then
+      while IFS='|' read -r number name; do
+        is_ours "$number" "$name" || continue
+        [[ -n $id ]] && ((${number%%_*} < ${id%%_*})) || id=$number
+      done <<< "$found"
+      id=${id:-${base:+${base}_$index}}
     elif [[ $found != *"accounting storage is disabled"* ]]; then
       printf '%s\n' "$found" >&2
       answer failed sacct
     fi
   fi
-  if [[ $id =~ ^[0-9]+$ ]]; then
+  if is_id "$id"; then
     printf '%s\n' "$id" > jobid
     answer known "$id"
   fi
@@ -145,29 +162,33 @@ answer known "$id"
 """
 )
 
-#: takes an intent back whose sbatch was certainly refused; arguments: ATTEMPT WORD
+#: takes intents back whose sbatch was certainly refused; arguments: WORD ATTEMPT...
 WITHDRAW: Final = (
-    _COMMON
+    COMMON
     + r"""
-cd -- "$1" || exit
-lock
-read_line intent
-[ "$line" != "$2" ] || rm -f intent
+word=$1
+shift
+for attempt; do
+  cd -- "$attempt" || exit
+  lock
+  read_line intent
+  [ "${line%% *}" != "$word" ] || rm -f intent
+done
 answer withdrawn
 """
 )
 
 #: arguments: MARK FORMAT
 LIST: Final = (
-    _COMMON
+    COMMON
     + r"""
-asked squeue -h -a -t all -u "$EUID" -o "$2"
+asked squeue -h -a -r -t all -u "$EUID" -o "$2"
 """
 )
 
 #: arguments: SCRATCH MARK MISSING FIELDS NAMES ATTEMPT...; of the first MISSING no job is listed
 TRACES: Final = (
-    _COMMON
+    COMMON
     + r"""
 scratch=$1 mark=$2 count=$3 fields=$4 names=$5
 shift 5
@@ -205,7 +226,7 @@ exit 0
 
 #: ends for certain what never began; arguments: ATTEMPT
 BURY: Final = (
-    _COMMON
+    COMMON
     + r"""
 cd -- "$1" || exit
 lock
@@ -214,11 +235,11 @@ answer buried
 """
 )
 
-#: arguments: ATTEMPT TOKEN ENDED
+#: arguments: ATTEMPT TOKEN ENDED ARRAY INDEX
 FIND: Final = (
-    _COMMON
+    COMMON
     + r"""
-token=$2 ended=$3
+token=$2 ended=$3 array=$4 index=$5
 cd -- "$1" 2> /dev/null || answer none
 read_line started
 claimed=$line
@@ -226,18 +247,18 @@ job_of_claim
 [ -z "$job" ] || answer known "$job"
 [[ ! $claimed =~ \"pid\":\ ?0, ]] || answer none
 read_line jobid
-[[ ! $line =~ ^[0-9]+$ ]] || answer known "$line"
+! is_id "$line" || answer known "$line"
 known_id
 [ -z "$id" ] || answer known "$id"
 answer none
 """
 )
 
-#: arguments: WORKDIR SCRATCH TOKEN SIGNAL GRACE WAIT ENDED
+#: arguments: WORKDIR SCRATCH TOKEN SIGNAL GRACE WAIT ENDED ARRAY INDEX
 CANCEL: Final = (
-    _COMMON
+    COMMON
     + r"""
-token=$3 signal=$4 grace=$5 until=$((SECONDS + $6)) ended=$7
+token=$3 signal=$4 grace=$5 until=$((SECONDS + $6)) ended=$7 array=$8 index=$9
 need_inside "$1" "$2"
 mkdir -p -m 700 -- "$1/.wlm/$token" && cd -- "$1/.wlm/$token" || exit
 lock
@@ -252,14 +273,23 @@ began=1
 [[ ! $claimed =~ \"pid\":\ ?0, ]] || began=
 
 listed() {  # whether Slurm still has something of it; sets `seen` if it knows the job at all
-  local states state
-  seen='' states=$(asked squeue -h -a -t all -u "$EUID" --name="$token" -o %T) ||
-    answer failed squeue
-  for state in $states; do
+  local number state name
+  seen='' ids=()
+  found=$(listing) || answer failed squeue
+  while read -r number state name; do
+    is_ours "$number" "$name" || continue
     seen=1
-    [[ $ended == *"|$state|"* ]] || return 0
-  done
-  return 1
+    [[ $ended == *"|$state|"* ]] || ids+=("$number")
+  done <<< "$found"
+  ((${#ids[@]}))
+}
+signalled() {  # OPTION...: what was listed, else by the name; without either all would be meant
+  # never with an option that chooses: scancel then takes an array that waits as a whole
+  if ((${#ids[@]})); then
+    asked scancel --quiet "$@" "${ids[@]}"
+  else
+    asked scancel --quiet "$@" -u "$EUID" --name="$token"
+  fi
 }
 stop() {  # the job's own signal first, once, and after the grace whatever ends it
   local since now
@@ -269,12 +299,12 @@ stop() {  # the job's own signal first, once, and after the grace whatever ends 
     since=$line
     if [[ ! $since =~ ^[0-9]+$ ]]; then
       printf '%s\n' "$now" > asked
-      asked scancel --quiet --batch --signal="$signal" -u "$EUID" --name="$token"
+      signalled --batch --signal="$signal"
       return
     fi
     ((now - since > grace)) || return
   fi
-  asked scancel --quiet -u "$EUID" --name="$token"
+  signalled
 }
 gone() {
   listed && return 1

@@ -14,7 +14,7 @@ from typing import Final, Self
 from wlm_tasks.compute.base import JobRef
 from wlm_tasks.compute.remote import parse
 from wlm_tasks.compute.slurm.judging import Traces
-from wlm_tasks.compute.slurm.listing import SACCT, Row, by_name, parse_sacct
+from wlm_tasks.compute.slurm.listing import SACCT, Row, Rows, names_of, parse_sacct
 
 #: a job and how Slurm lists it
 Listed = tuple[JobRef, Row | None]
@@ -40,7 +40,7 @@ class SecondLook:
 
     def arguments(self, scratch: str) -> list[str]:
         """Return the script's arguments."""
-        names = ",".join(ref.token for ref in self.refs[: self.missing])
+        names = ",".join(names_of(self.refs[: self.missing]))
         places = [ref.attempt_dir for ref in self.refs]
         return [scratch, self.mark, str(self.missing), SACCT, names, *places]
 
@@ -50,7 +50,7 @@ class SecondLook:
         lines = out.decode(errors="replace").split("\n")
         said = dict(line.partition(" ")[::2] for line in lines)
         records = (line.removeprefix(_ACCOUNT) for line in lines if line.startswith(_ACCOUNT))
-        accounts = by_name(parse_sacct(records, self.mark))
+        accounts = Rows(parse_sacct(records, self.mark))
         result = {}
         for ref in self.refs:
             more = dict(line.partition(" ")[::2] for line in seen.more[ref.token])
@@ -61,7 +61,7 @@ class SecondLook:
                 used_up_memory="memory" in more,
                 missing_s=int(more["missing"]) if "missing" in more else None,
                 settle_s=int(said.get("settle", _SETTLE_S)),
-                accounts=None if "silent" in said else accounts.get(ref.token, ()),
+                accounts=None if "silent" in said else accounts.of(ref),
             )
         return result
 

@@ -107,3 +107,8 @@ def asking(command: str, text: str) -> BackendUnavailableError:
 def is_certain(error: StepError) -> bool:
     """Whether this answer to ``sbatch`` leaves no doubt that there is no job of it."""
     return isinstance(error, JobRejectedError | SiteOverloadedError | SiteMaintenanceError)
+
+
+def is_about_arrays(error: StepError) -> bool:
+    """Whether Slurm takes no arrays, or not with so many tasks, and may take the jobs alone."""
+    return isinstance(error, JobRejectedError) and "job array" in error.message
