@@ -30,6 +30,7 @@ def show_plans(members: Sequence[Mapping[str, Any]], planned: Sequence[Plan], fo
             click.echo("\nThe first of them:")
         output.show("", _steps(first), "", Text("script", style="bold"))
         click.echo("\n".join(f"  {line}" for line in _script(first)))
+        output.show("", *_variables(first.experiment))
         output.show("", *_transfers(first.experiment))
         output.say("A dry run: nothing was written or sent.")
 
@@ -51,6 +52,8 @@ def _head(experiment: Experiment, count: int) -> list[Text]:
         parts.insert(1, f"{resources.memory_mb} MiB")
     if resources.gpus:
         parts.insert(1, f"{resources.gpus} gpus")
+    if resources.disk_mb is not None:
+        parts.append(f"{resources.disk_mb} MiB of disk")
     members = f"  {count:,} members" if count > 1 else ""
     return [
         Text.assemble((output.clean(experiment.name), "bold"), members),
@@ -91,6 +94,14 @@ def _counted(number: int, noun: str) -> str:
 
 def _script(plan: Plan) -> list[str]:
     return output.clean_lines(plan.script).rstrip("\n").split("\n")
+
+
+def _variables(experiment: Experiment) -> list[Text | Table]:
+    """What the job finds in its environment beside what its site gives every job."""
+    table = output.new_table("VARIABLE", "VALUE", cut=("VALUE",))
+    for name, value in experiment.variables.items():
+        table.add_row(output.cell(name), output.cell(value))
+    return [table] if table.row_count else [Text("no environment variables", style="dim")]
 
 
 def _transfers(experiment: Experiment) -> list[Text | Table]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from wlm_tasks.errors import WlmError
+from wlm_tasks.errors import BackendUnavailableError, WlmError
 from wlm_tasks.model.arrays import InArray
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Resources, Transfer
@@ -94,6 +94,17 @@ class SiteLoad:
     foreign: int  #: how many of both are not ours
 
 
+def check_room(workdir: str, free_mb: int, needed_mb: int | None) -> None:
+    """Raise `BackendUnavailableError` if there is less room at a directory than asked for.
+
+    Both in MiB; somebody may make room, so it is tried again.
+    """
+    if needed_mb is not None and free_mb < needed_mb:
+        raise BackendUnavailableError(
+            f"{workdir}: No space left for it: {free_mb} MiB are free, {needed_mb} needed"
+        )
+
+
 class SiteStore(ABC):
     """The files of a site whose directories the worker does not see itself.
 
@@ -115,8 +126,12 @@ class ComputeBackend(ABC):
     """
 
     @abstractmethod
-    def prepare(self, workdir: str, token: str | None = None) -> None:
+    def prepare(
+        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+    ) -> None:
         """Make the experiment's directory (mode 0700) and check that it can be written.
+
+        `BackendUnavailableError` as well if less than `disk_mb` MiB are free there.
 
         `token` is that of the first job to come: where it saves a command on a login host, the
         directory of its attempt is made, too.

@@ -22,6 +22,7 @@ from wlm_tasks.compute.base import (
     JobStatus,
     SiteLoad,
     Submitted,
+    check_room,
 )
 from wlm_tasks.errors import (
     ConfigError,
@@ -70,6 +71,7 @@ class FakeSite:
         self.load: SiteLoad | None = None  #: what the site tells of its account
         self.accounting: str | None = None  #: why its accounting is away
         self.trouble: SiteTroubleError | None = None  #: what every call raises meanwhile
+        self.free_mb = 1_000_000  #: room where directories are made, in MiB
         self.batch = 1  #: most jobs it takes in one call
 
     def plan(self, name: str, outcome: FakeOutcome) -> None:
@@ -163,11 +165,18 @@ class FakeBackend(ComputeBackend):
         self._scratch = scratch
         self._bells = bells
 
-    def prepare(self, workdir: str, token: str | None = None) -> None:  # noqa: ARG002
+    def prepare(
+        self,
+        workdir: str,
+        token: str | None = None,  # noqa: ARG002
+        *,
+        disk_mb: int | None = None,
+    ) -> None:
         """Note the directory."""
         with self.site.lock:
             self.site.call("prepare", "")
             self._check_inside(workdir)
+            check_room(workdir, self.site.free_mb, disk_mb)
             self.site.workdirs.add(workdir)
             self.site.answer("prepare")
 
@@ -267,7 +276,9 @@ class NoopBackend(ComputeBackend):
         self.name = name
         self._done = JobStatus(state=JobState.SUCCEEDED, exit_code=0)
 
-    def prepare(self, workdir: str, token: str | None = None) -> None:
+    def prepare(
+        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+    ) -> None:
         """Do nothing."""
 
     def submit(self, spec: JobSpec) -> Submitted:

@@ -26,6 +26,7 @@ from wlm_tasks.compute.base import (
     JobSpec,
     JobStatus,
     Submitted,
+    check_room,
 )
 from wlm_tasks.compute.job_script import render
 from wlm_tasks.compute.processes import here
@@ -41,6 +42,7 @@ from wlm_tasks.errors import (
 CLAIM_WAIT_S: Final = 30.0
 #: most that `tail` reads of a file, in bytes
 TAIL_BYTES: Final = 256 * 1024
+_MIB: Final = 1024 * 1024
 #: what a job inherits of the environment of whoever starts it
 _INHERITED: Final = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "SHELL")
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -105,12 +107,20 @@ class LocalBackend(ComputeBackend):
         self._bells = bells
 
     @translated
-    def prepare(self, workdir: str, token: str | None = None) -> None:  # noqa: ARG002
-        """Make the experiment's directory, check that it takes files and hard links."""
+    def prepare(
+        self,
+        workdir: str,
+        token: str | None = None,  # noqa: ARG002
+        *,
+        disk_mb: int | None = None,
+    ) -> None:
+        """Make the experiment's directory, check that it takes files, hard links and `disk_mb`."""
         self.check_inside(workdir)
         path = Path(workdir)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
+        if disk_mb is not None:
+            check_room(workdir, shutil.disk_usage(path).free // _MIB, disk_mb)
         probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"
         other = f"{probe}-link"
         try:

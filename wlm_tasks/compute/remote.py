@@ -84,11 +84,20 @@ markers() {  # INDEX ATTEMPT: `claimed` is the claim's text, `over` that of the 
 """
 )
 _PREPARE: Final = r"""
-workdir=$1 scratch=$2 probe=$3 attempt=$4
-shift 4
+workdir=$1 scratch=$2 probe=$3 attempt=$4 needed=$5
+shift 5
 need realpath ln "$@"
 need_inside "$workdir" "$scratch"
 mkdir -p -- "$attempt" && chmod 700 -- "$workdir" || exit
+if [ "$needed" != 0 ]; then
+  room=$(df -k --output=avail -- "$workdir") || exit
+  room=${room##*[!0-9]}  # nothing where the file system does not tell
+  room=$((${room:-needed * 1024} / 1024))
+  if [ "$room" -lt "$needed" ]; then
+    printf '%s: No space left for it: %s MiB are free, %s needed\n' "$workdir" "$room" "$needed" >&2
+    exit 75
+  fi
+fi
 trap 'rm -f -- "$probe" "$probe-link"' EXIT
 printf '%4096s' '' > "$probe" && ln -T -- "$probe" "$probe-link" || exit
 """
@@ -175,15 +184,20 @@ class SiteFiles:
         return ran.out
 
     def prepare(
-        self, workdir: str, tools: Sequence[str] = TOOLS, *, token: str | None = None
+        self,
+        workdir: str,
+        tools: Sequence[str] = TOOLS,
+        *,
+        token: str | None = None,
+        disk_mb: int | None = None,
     ) -> None:
         """Make the directory (mode 0700), check that it takes files and hard links.
 
         With `token` there is a directory of that job's attempt in it, too.
 
         Raises `JobRejectedError` if it is not below scratch, by its text or by where links lead,
-        or cannot be written, `BackendUnavailableError` for what passes: a full disk, a missing
-        tool.
+        or cannot be written, `BackendUnavailableError` for what passes: a missing tool, a full
+        disk, less room than `disk_mb` MiB.
         """
         self.check(workdir)
         probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"
@@ -191,7 +205,8 @@ class SiteFiles:
         if token is not None:
             check_token(token)
             attempt = JobRef(token=token, workdir=workdir).attempt_dir
-        self.run(_PREPARE, [workdir, self.scratch, probe, attempt, *tools], about=workdir)
+        needed = str(disk_mb or 0)
+        self.run(_PREPARE, [workdir, self.scratch, probe, attempt, needed, *tools], about=workdir)
 
     def discard(self, workdir: str) -> bool:
         """Remove the directory and what is in it; always True."""

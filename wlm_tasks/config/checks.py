@@ -20,6 +20,7 @@ from wlm_tasks.model.checks import (
     number,
     problem,
     suggest,
+    text,
     whole,
 )
 
@@ -31,6 +32,7 @@ rate = number("a number of bytes a second above 0", lambda x: x > 0)
 per_second = number("a number a second above 0", lambda x: x > 0)
 KIND: Final = "the kind of the site, such as 'local'"
 kind = matching(r"[a-z][a-z0-9_-]{0,31}", KIND)
+prologue = text("lines of bash, of at most 65536 characters without NUL")
 _word = matching(r"[^\s\x00-\x1f\x7f]{1,255}", "1 to 255 characters without blanks")
 _words = matching(r"[^\x00-\x1f\x7f]{1,1024}", "1 to 1024 characters, commas between the hosts")
 

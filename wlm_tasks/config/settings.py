@@ -146,6 +146,8 @@ class SiteSettings:
     probe_s: float = field(default=10.0, metadata=_SECONDS)
     #: the same at last
     probe_max_s: float = field(default=600.0, metadata=_SECONDS)
+    #: lines of bash, run before everything else of every job
+    prologue: str | None = field(default=None, metadata=rule(checks.optional(own.prologue)))
     #: what only this kind of site needs, such as host and user
     options: Mapping[str, str | int] = field(default_factory=dict)
 

@@ -127,7 +127,8 @@ class SiteTest:
             resources=Resources(walltime_s=600),
         )
         token = job_token(self._id, number)
-        return job_spec(experiment, Intent(token=token, workdir=self._workdir, first=True))
+        intent = Intent(token=token, workdir=self._workdir, first=True)
+        return job_spec(experiment, intent, self._site.settings.prologue)
 
     # -- the steps: each returns what it found ---------------------------------------------------
 

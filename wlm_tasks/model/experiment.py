@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from wlm_tasks.errors import InvalidExperimentError
-from wlm_tasks.model import checks, fields
+from wlm_tasks.model import checks, fields, surroundings
 from wlm_tasks.model.base import FrozenModel
 from wlm_tasks.model.checks import Problem, Scalar, SeveralProblemsError, one_line
 from wlm_tasks.model.fields import Priority, check_key, parse_priority
@@ -57,6 +57,13 @@ _Identifier: TypeAlias = Annotated[str, PlainValidator(fields.identifier)]
 _Person: TypeAlias = Annotated[str | None, PlainValidator(checks.optional(checks.printable(128)))]
 _Command: TypeAlias = Annotated[str, PlainValidator(fields.command)]
 _Variable: TypeAlias = Annotated[str, PlainValidator(fields.variable)]
+_Module: TypeAlias = Annotated[str, PlainValidator(surroundings.module)]
+_Conda: TypeAlias = Annotated[str | None, PlainValidator(checks.optional(surroundings.conda))]
+_Venv: TypeAlias = Annotated[str | None, PlainValidator(checks.optional(surroundings.venv))]
+_Image: TypeAlias = Annotated[str | None, PlainValidator(checks.optional(surroundings.image))]
+_Amount: TypeAlias = Annotated[
+    int | None, PlainValidator(checks.optional(checks.whole(1, 1_000_000_000)))
+]
 _Value: TypeAlias = Annotated[Scalar, PlainValidator(checks.scalar)]
 
 
@@ -95,13 +102,13 @@ class Resources(FrozenModel):
 
     cpus: Annotated[int, PlainValidator(checks.whole(1, 1_000_000))] = 1  #: processor cores
     #: memory in MiB; None for the site's default
-    memory_mb: Annotated[
-        int | None, PlainValidator(checks.optional(checks.whole(1, 1_000_000_000)))
-    ] = None
+    memory_mb: _Amount = None
     #: longest time the job may run, in seconds, at most 30 days
     walltime_s: Annotated[float, PlainValidator(checks.seconds(30 * 86_400))] = 3600.0
     gpus: Annotated[int, PlainValidator(checks.whole(0, 1_000_000))] = 0
     nodes: Annotated[int, PlainValidator(checks.whole(1, 1_000_000))] = 1
+    #: room that must be free where the experiment's directory is made, in MiB; None for any
+    disk_mb: _Amount = None
 
     if TYPE_CHECKING:
 
@@ -112,6 +119,8 @@ class Resources(FrozenModel):
             walltime_s: float = 3600.0,
             gpus: int = 0,
             nodes: int = 1,
+            *,
+            disk_mb: int | None = None,
         ) -> None: ...
 
 
@@ -186,6 +195,14 @@ class Experiment(FrozenModel):
     )
     #: lines of bash that make the commands' programs available
     environment: Annotated[tuple[_Command, ...], BeforeValidator(fields.lines(0, 1000))] = ()
+    #: names for ``module load``, in their order
+    modules: Annotated[tuple[_Module, ...], BeforeValidator(surroundings.modules)] = ()
+    #: a conda environment to activate, by its name or absolute path
+    conda: _Conda = None
+    #: a Python virtual environment to activate: absolute, or in the experiment's directory
+    venv: _Venv = None
+    #: an Apptainer image in which the commands run: a path as above, or a URL such as docker://...
+    image: _Image = None
     #: environment variables of the job
     variables: Annotated[Mapping[_Variable, _Text], *_table("{OMP_NUM_THREADS = '4'}")] = Field(
         default_factory=lambda: NOTHING
@@ -220,6 +237,10 @@ class Experiment(FrozenModel):
             commands: Sequence[str],
             *,
             environment: Sequence[str] = (),
+            modules: Sequence[str] = (),
+            conda: str | None = None,
+            venv: str | None = None,
+            image: str | None = None,
             variables: Mapping[str, str] = NOTHING,
             inputs: Sequence[Transfer | Mapping[str, object]] = (),
             outputs: Sequence[Transfer | Mapping[str, object]] = (),
@@ -233,6 +254,11 @@ class Experiment(FrozenModel):
             labels: Mapping[str, str] = NOTHING,
         ) -> None: ...
 
+    @field_validator("venv")
+    @classmethod
+    def _beside_conda(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return surroundings.beside_conda(value, info.data.get("conda"))
+
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         size = len(self.to_json().encode())
@@ -242,10 +268,13 @@ class Experiment(FrozenModel):
         return self
 
     def to_json(self) -> str:
-        """Return the canonical JSON: the same text for equal experiments."""
-        return json.dumps(
-            self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        """Return the canonical JSON: the same text for equal experiments, and in later releases."""
+        table = self.model_dump()
+        for part, later in ((table, _LATER), (table["resources"], _LATER_RESOURCES)):
+            for name, default in later.items():
+                if part[name] == default:
+                    del part[name]
+        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -270,7 +299,7 @@ class Experiment(FrozenModel):
         hands in. Whatever does not look like our own is read as by `from_json`.
         """
         try:
-            return _stored(cls, _PARTS, json.loads(text))
+            return _stored(cls, _PARTS, json.loads(text), _LATER)
         except (AttributeError, TypeError, ValueError):
             return cls.from_json(text)
 
@@ -302,12 +331,19 @@ class Experiment(FrozenModel):
         return type(self).from_json, (self.to_json(),)
 
 
+#: fields that came later than rows with experiments; the JSON of those without them is as it was
+_LATER: Final[Mapping[str, Any]] = {"modules": (), "conda": None, "venv": None, "image": None}
+_LATER_RESOURCES: Final[Mapping[str, Any]] = {"disk_mb": None}
+
 _M = TypeVar("_M", bound=FrozenModel)
 _Makers: TypeAlias = Mapping[str, Callable[[Any], Any]]
 
 
-def _stored(model: type[_M], parts: _Makers, table: dict[str, Any]) -> _M:
+def _stored(
+    model: type[_M], parts: _Makers, table: dict[str, Any], later: Mapping[str, Any] = NOTHING
+) -> _M:
     """Make a model of its own JSON without checks; `parts` make what JSON does not have."""
+    table = {**later, **table}
     if table.keys() != model.model_fields.keys():
         raise ValueError("fields of another version")
     for name, make in parts.items():
@@ -315,20 +351,21 @@ def _stored(model: type[_M], parts: _Makers, table: dict[str, Any]) -> _M:
     return model.model_construct(**table)
 
 
-def _part(model: type[FrozenModel]) -> Callable[[Any], Any]:
-    return partial(_stored, model, NOTHING)
+def _part(model: type[FrozenModel], later: Mapping[str, Any] = NOTHING) -> Callable[[Any], Any]:
+    return partial(_stored, model, NOTHING, later=later)
 
 
 _TRANSFER: Final = _part(Transfer)
 _PARTS: Final[_Makers] = {
     "commands": tuple,
     "environment": tuple,
+    "modules": tuple,
     "variables": MappingProxyType,
     "params": MappingProxyType,
     "labels": MappingProxyType,
     "inputs": lambda tables: tuple(map(_TRANSFER, tables)),
     "outputs": lambda tables: tuple(map(_TRANSFER, tables)),
-    "resources": _part(Resources),
+    "resources": _part(Resources, _LATER_RESOURCES),
     "retry": _part(Retry),
     "stop": _part(Stop),
 }

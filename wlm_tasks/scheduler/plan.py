@@ -16,11 +16,12 @@ class Plan:
 
     experiment: Experiment  #: bound: parameters filled in, paths resolved
     steps: tuple[PlannedStep, ...]
+    prologue: str | None = None  #: its site's
 
     @property
     def script(self) -> str:
         """The job's script."""
-        return payload_script(self.experiment)
+        return payload_script(self.experiment, self.prologue)
 
     @property
     def segments(self) -> tuple[tuple[StepName, ...], ...]:
@@ -30,8 +31,11 @@ class Plan:
         return tuple(part for part in (tuple(names[:place]), tuple(names[place + 1 :])) if part)
 
 
-def plan(experiment: Experiment) -> Plan:
-    """The steps of a bound experiment, in order; staging only where there is something to stage."""
+def plan(experiment: Experiment, prologue: str | None = None) -> Plan:
+    """The steps of a bound experiment, in order; staging only where there is something to stage.
+
+    `prologue` is its site's, for the script.
+    """
     names = [StepName.SETUP]
     if experiment.inputs:
         names.append(StepName.STAGE_IN)
@@ -41,6 +45,7 @@ def plan(experiment: Experiment) -> Plan:
     return Plan(
         experiment=experiment,
         steps=tuple(PlannedStep(seq, name) for seq, name in enumerate(names)),
+        prologue=prologue,
     )
 
 

@@ -66,7 +66,7 @@ def plans(runtime: Runtime, submission: Submission) -> tuple[list[dict[str, Any]
         members = [{**params, **member} for member in swept]
         bound = bind_many(experiment, members)
     _check_places(bound, site.backend)
-    return members, [plan(one) for one in bound]
+    return members, [plan(one, site.settings.prologue) for one in bound]
 
 
 def _check_options(submission: Submission) -> None:

@@ -22,8 +22,12 @@ from wlm_tasks.tasks.work import Done, Outcome, Recorded, Work
 
 
 def setup(work: Work) -> Outcome:
-    """Make the experiment's directory."""
-    work.site.backend.prepare(work.workdir, job_token(work.claim.experiment_id, 1))
+    """Make the experiment's directory, where there must be as much room as it asks for."""
+    work.site.backend.prepare(
+        work.workdir,
+        job_token(work.claim.experiment_id, 1),
+        disk_mb=work.experiment.resources.disk_mb,
+    )
     return Done()
 
 
@@ -61,7 +65,9 @@ def submit(work: Work) -> Outcome:
     if isinstance(intent, Held):
         return Recorded(None, reached=False)
     try:
-        submitted = work.site.backend.submit(job_spec(work.experiment, intent))
+        submitted = work.site.backend.submit(
+            job_spec(work.experiment, intent, work.site.settings.prologue)
+        )
     except JobRejectedError as error:
         reason = error.message
         patiently(lambda: books.rejected(claim, intent, reason), patience_s)
@@ -86,11 +92,11 @@ def limits_of(settings: SiteSettings) -> SiteLimits:
     )
 
 
-def job_spec(experiment: Experiment, intent: Intent) -> JobSpec:
-    """What the site gets to start the job of this token."""
+def job_spec(experiment: Experiment, intent: Intent, prologue: str | None = None) -> JobSpec:
+    """What the site gets to start the job of this token; `prologue` is the site's own."""
     return JobSpec(
         ref=job_ref(intent.token, intent.workdir, experiment, array=intent.array),
-        script=payload_script(experiment),
+        script=payload_script(experiment, prologue),
         resources=experiment.resources,
         variables=experiment.variables,
         name=experiment.name,

@@ -88,7 +88,8 @@ def _beside(work: Work, member: Member) -> Work:
 def _submit_all(works: Sequence[Work], members: Sequence[Member]) -> Several:
     """Hand all of them to the site in one call; what came of each is written down for each."""
     own, intents = works[0], [member.intent for member in members]
-    specs = [job_spec(one.experiment, it) for one, it in zip(works, intents, strict=True)]
+    prologue = own.site.settings.prologue
+    specs = [job_spec(one.experiment, it, prologue) for one, it in zip(works, intents, strict=True)]
     with ExitStack() as held:
         for other in works[1:]:
             held.enter_context(own.beside(other.claim))

@@ -83,6 +83,28 @@ def test_a_dry_run_shows_the_plan_and_leaves_no_trace(world: World, file: str) -
     assert sorted(path.name for path in (world.directory / "data").iterdir()) == before
 
 
+def test_a_dry_run_shows_the_whole_script_and_the_variables(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.directory / "prepared.toml"
+    path.write_text(
+        'name = "prepared"\nsite = "local"\ncommands = ["echo it"]\nmodules = ["gcc/12"]\n'
+        'venv = "v"\nenvironment = ["export A=1"]\nvariables = { SEED = "forty two" }\n'
+        "resources = { disk_mb = 300 }\n"
+    )
+    monkeypatch.setenv("WLM_SITES_LOCAL_PROLOGUE", "export FIRST=1")
+    shown = world.wlm("run", str(path), "--dry-run").stdout
+    lines = ["export FIRST=1", "module load gcc/12", ". ./v/bin/activate", "export A=1", "echo it"]
+    places = [shown.index(f"\n  {line}") for line in lines]
+    assert places == sorted(places)
+    assert "300 MiB of disk" in shown
+    assert "SEED" in shown
+    assert "forty two" in shown
+    (planned,) = world.json("run", str(path), "--dry-run")
+    assert planned["experiment"]["variables"] == {"SEED": "forty two"}
+    assert "export FIRST=1" in planned["script"]
+
+
 def test_a_long_dry_run_shows_ten_members(world: World, file: str) -> None:
     values = ",".join(map(str, range(200)))
     shown = world.wlm("run", file, "--sweep", f"T={values}", "--dry-run").stdout

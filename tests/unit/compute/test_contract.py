@@ -9,7 +9,7 @@ from unit.compute.sites import Site
 
 from wlm_tasks.bell import Bell
 from wlm_tasks.compute.base import ENDED, JobState
-from wlm_tasks.errors import JobCancelledError, JobRejectedError
+from wlm_tasks.errors import BackendUnavailableError, JobCancelledError, JobRejectedError
 
 
 def test_a_job_that_succeeds(site: Site) -> None:
@@ -137,6 +137,13 @@ def test_the_end_of_a_job_rings_the_bell_on_its_own_host(site: Site) -> None:
 def test_prepare_can_be_repeated(site: Site) -> None:
     site.backend.prepare(site.workdir)
     site.another().prepare(site.workdir)
+
+
+def test_prepare_where_there_is_less_room_than_asked_for(site: Site) -> None:
+    site.backend.prepare(site.workdir, disk_mb=1)
+    expected = r"No space left for it: \d+ MiB are free, 1000000000 needed"
+    with pytest.raises(BackendUnavailableError, match=expected):
+        site.backend.prepare(site.workdir, disk_mb=1_000_000_000)
 
 
 def test_a_directory_that_was_discarded_is_made_anew(site: Site) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from unit.compute.sites import LocalSite
@@ -109,6 +111,18 @@ class TestPrepare:
         Path(local.workdir).chmod(0o755)
         local.backend.prepare(local.workdir)
         assert Path(local.workdir).stat().st_mode & 0o777 == 0o700
+
+    def test_less_room_than_asked_for(
+        self, local: LocalSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def usage(_path: object) -> SimpleNamespace:
+            return SimpleNamespace(free=700 * 1024**2 + 5)
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        local.backend.prepare(local.workdir, disk_mb=700)
+        expected = f"^{local.workdir}: No space left for it: 700 MiB are free, 701 needed$"
+        with pytest.raises(BackendUnavailableError, match=expected):
+            local.backend.prepare(local.workdir, disk_mb=701)
 
     def test_a_file_in_the_way(self, local: LocalSite) -> None:
         (local.scratch / "file").touch()

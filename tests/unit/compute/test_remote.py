@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,14 @@ def test_prepare_where_nothing_can_be_written(scratch: Path) -> None:
 def test_prepare_without_a_tool(files: SiteFiles, scratch: Path) -> None:
     with pytest.raises(BackendUnavailableError, match="nosuchtool: not found"):
         files.prepare(f"{scratch}/x", tools=["nosuchtool"])
+
+
+def test_prepare_where_there_is_less_room_than_asked_for(files: SiteFiles, scratch: Path) -> None:
+    files.prepare(f"{scratch}/x", disk_mb=1)
+    with pytest.raises(BackendUnavailableError) as caught:
+        files.prepare(f"{scratch}/x y", disk_mb=10**9)
+    text = rf"{scratch}/x y: No space left for it: \d+ MiB are free, 1000000000 needed"
+    assert re.fullmatch(text, caught.value.message)
 
 
 def test_markers(files: SiteFiles, ref: JobRef) -> None:

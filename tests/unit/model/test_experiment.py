@@ -126,8 +126,11 @@ def test_json_is_stable_across_releases() -> None:
 
 
 def test_script_runs_environment_then_commands() -> None:
+    assert payload_script(experiment(commands=["a", "b\nc"])) == "set -e\na\nb\nc\n"
     script = payload_script(experiment(environment=["module load x"], commands=["a", "b\nc"]))
-    assert script == "set -e\nmodule load x\na\nb\nc\n"
+    assert script.startswith("set -e\n")
+    assert "\nmodule load x\n" in script
+    assert script.endswith("\na\nb\nc\n")
 
 
 def test_from_file(tmp_path: Path) -> None:

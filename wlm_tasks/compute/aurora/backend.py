@@ -88,9 +88,11 @@ class AuroraBackend(ComputeBackend):
         self._uncounted = False
         self._patience = patience or Patience(deadline_s=connect_s + read_s)
 
-    def prepare(self, workdir: str, token: str | None = None) -> None:
+    def prepare(
+        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+    ) -> None:
         """Make the experiment's directory, check that it takes files and hard links."""
-        self._files.prepare(workdir, token)
+        self._files.prepare(workdir, token, disk_mb=disk_mb)
 
     @translated
     def submit(self, spec: JobSpec) -> Submitted:

@@ -38,7 +38,7 @@ def configuration(options: AuroraOptions, spec: JobSpec) -> Any:
     amounts = Amounts(
         cpus=resources.cpus,
         memory_mb=resources.memory_mb or options.memory_mb,
-        disk_mb=options.disk_mb,
+        disk_mb=resources.disk_mb or options.disk_mb,
         gpus=resources.gpus,
     )
     key = job_key(options, spec.ref.token)

@@ -94,9 +94,11 @@ class SlurmBackend(ComputeBackend):
         # of another host nobody here would hear them
         self._bells = None if self._address else bells
 
-    def prepare(self, workdir: str, token: str | None = None) -> None:
+    def prepare(
+        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+    ) -> None:
         """Make both directories, check that that of the experiment takes files and hard links."""
-        self._files.prepare(workdir, _TOOLS, token=token)
+        self._files.prepare(workdir, _TOOLS, token=token, disk_mb=disk_mb)
 
     def submit(self, spec: JobSpec) -> Submitted:
         """Hand the job to Slurm unless that was done before, or may have been.

@@ -51,9 +51,11 @@ class SshBackend(ComputeBackend):
         self._shell = SshShell(self._address)
         self._files = SiteFiles(self._shell, scratch)
 
-    def prepare(self, workdir: str, token: str | None = None) -> None:
+    def prepare(
+        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+    ) -> None:
         """Make both directories, check that that of the experiment takes files and hard links."""
-        self._files.prepare(workdir, _TOOLS, token=token)
+        self._files.prepare(workdir, _TOOLS, token=token, disk_mb=disk_mb)
 
     def discard(self, workdir: str) -> bool:
         """Remove the directory and what is in it."""
