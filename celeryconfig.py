@@ -57,6 +57,7 @@ _QUEUE_OF = {
     "wlm.submit": "jobsub",
     "wlm.poll": "monitor",
     "wlm.cancel": "monitor",
+    "wlm.remove": "monitor",
     "wlm.schedule": "scheduler",
 }
 # The exchange is named, or Celery would publish through the broker's default exchange, which a

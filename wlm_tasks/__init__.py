@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from wlm_tasks.handles import ExperimentHandle, JobHandle, Output, SweepHandle
     from wlm_tasks.model.experiment import (
+        Cleanup,
         Experiment,
         Priority,
         Resources,
@@ -43,6 +44,7 @@ _HOMES = {
     ),
     "wlm_tasks.handles": ("ExperimentHandle", "JobHandle", "Output", "SweepHandle"),
     "wlm_tasks.model.experiment": (
+        "Cleanup",
         "Experiment",
         "Priority",
         "Resources",
@@ -56,6 +58,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Cleanup",
     "Client",
     "Experiment",
     "ExperimentFailedError",

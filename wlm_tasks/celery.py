@@ -20,6 +20,7 @@ from wlm_tasks.runtime import Runtime
 TASK_MODULES: Final = (
     "wlm_tasks.tasks.steps",
     "wlm_tasks.tasks.watching",
+    "wlm_tasks.tasks.cleaning",
     "wlm_tasks.tasks.schedule",
 )
 

@@ -26,7 +26,7 @@ from wlm_tasks.config.checks import OPTIONS
 from wlm_tasks.config.schema import SECTION_RULES, SITE_RULES, STORAGE_RULES, TOP_RULES, variables
 from wlm_tasks.config.settings import SiteSettings
 from wlm_tasks.model.base import FrozenModel
-from wlm_tasks.model.experiment import Experiment, Resources, Retry, Stop, Transfer
+from wlm_tasks.model.experiment import Cleanup, Experiment, Resources, Retry, Stop, Transfer
 from wlm_tasks.model.states import STEP_MOVES, ExperimentState, JobRecord
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.scheduler.chain import build_chain
@@ -244,6 +244,7 @@ def test_every_command_and_option_is_documented(name: str) -> None:
         ("### `resources`", Resources),
         ("### `retry`", Retry),
         ("### `stop`", Stop),
+        ("### `cleanup`", Cleanup),
     ],
 )
 def test_fields_are_all_there_with_their_defaults(heading: str, model: type[FrozenModel]) -> None:

@@ -15,9 +15,9 @@ from wlm_tasks.model import experiment
 
 #: A change here is a change of the interface: say so in CHANGELOG.md.
 PUBLIC = [
-    "Client", "Experiment", "ExperimentFailedError", "ExperimentHandle", "ExperimentState",
-    "InputError", "JobHandle", "Output", "Plan", "Priority", "Resources", "Retry",
-    "ServiceError", "Settings", "StateError", "StepState", "Stop", "SweepHandle", "Transfer",
+    "Cleanup", "Client", "Experiment", "ExperimentFailedError", "ExperimentHandle",
+    "ExperimentState", "InputError", "JobHandle", "Output", "Plan", "Priority", "Resources",
+    "Retry", "ServiceError", "Settings", "StateError", "StepState", "Stop", "SweepHandle", "Transfer",
     "WlmError", "load", "schedule_experiment",
 ]  # fmt: skip
 #: What takes long to import.

@@ -15,6 +15,7 @@ from wlm_tasks.cli.session import Session, pass_session
 from wlm_tasks.errors import WlmError
 from wlm_tasks.explain import transfer_text
 from wlm_tasks.handles import ExperimentHandle, Output, SweepHandle
+from wlm_tasks.model.cleanup import CleanupPolicy
 from wlm_tasks.model.states import StepState
 from wlm_tasks.model.units import size
 from wlm_tasks.state.views import AttemptView, ExperimentView, Filter, JobView, StepView
@@ -106,6 +107,7 @@ def _facts(view: ExperimentView, now: float) -> list[Text]:
         "project": view.project,
         "params": ", ".join(f"{name}={value}" for name, value in view.params.items()),
         "labels": ", ".join(f"{name}={value}" for name, value in view.labels.items()),
+        "cleanup": _cleanup(view, now),
         "sweep": None if view.sweep_id is None else f"member {view.member} of {view.sweep_id}",
     }
     return [
@@ -113,6 +115,20 @@ def _facts(view: ExperimentView, now: float) -> list[Text]:
         for name, value in facts.items()
         if value
     ]
+
+
+def _cleanup(view: ExperimentView, now: float) -> str | None:
+    """What has become of its directory on the site, or will; None where it is just kept."""
+    if view.removed_at is not None:
+        return f"directory removed {output.ago(view.removed_at, now)}"
+    failed = f": {view.cleanup_reason}" if view.cleanup_reason else ""
+    if view.cleanup is None:
+        return f"directory kept{failed}" if failed else None
+    if failed:
+        return f"directory not removed yet, is tried again{failed}"
+    unless = " unless it fails" if view.cleanup == CleanupPolicy.KEEP_ON_FAILURE else ""
+    after = f"{output.duration(view.cleanup_after_s)} after" if view.cleanup_after_s else "at"
+    return f"directory is removed {after} the end{unless}"
 
 
 def _show_steps(steps: Sequence[StepView], now: float) -> None:

@@ -206,7 +206,10 @@ class ComputeBackend(ABC):
         return None
 
     def discard(self, workdir: str) -> bool:  # noqa: ARG002 - a site that cannot says so
-        """Remove a directory made by `prepare`; False where the site cannot do that from here."""
+        """Remove a directory made by `prepare`; False where the site cannot do that from here.
+
+        True, too, if there is none.
+        """
         return False
 
     def caveats(self) -> tuple[str, ...]:

@@ -254,8 +254,11 @@ class FakeBackend(ComputeBackend):
 
     def discard(self, workdir: str) -> bool:
         """Forget the directory."""
-        self._check_inside(workdir)
-        self.site.workdirs.discard(workdir)
+        with self.site.lock:
+            self.site.call("discard", "")
+            self._check_inside(workdir)
+            self.site.workdirs.discard(workdir)
+            self.site.answer("discard")
         return True
 
     def url(self, path: str) -> str:

@@ -135,9 +135,13 @@ class LocalBackend(ComputeBackend):
 
     @translated
     def discard(self, workdir: str) -> bool:
-        """Remove the directory and what is in it."""
+        """Remove the directory and what is in it; one that is not there is gone already."""
         self.check_inside(workdir)
-        shutil.rmtree(workdir)
+        try:
+            shutil.rmtree(workdir)
+        except FileNotFoundError:  # removed at the same time, or before
+            if os.path.lexists(workdir):
+                raise
         return True
 
     @translated

@@ -25,6 +25,8 @@ from wlm_tasks.hosts.shell import Shell
 
 #: most that `SiteFiles.tail` reads of a file, in bytes
 TAIL_BYTES: Final = 256 * 1024
+#: longest that the removal of a directory may take, in seconds; the next try goes on with the rest
+DISCARD_S: Final = 300.0
 #: what the scripts need on the site's host beside bash and coreutils
 TOOLS: Final = ("flock", "setsid")
 #: functions in front of every script; messages are English, whatever the user's locale is
@@ -211,7 +213,7 @@ class SiteFiles:
     def discard(self, workdir: str) -> bool:
         """Remove the directory and what is in it; always True."""
         self.check(workdir)
-        self.run(_DISCARD, [workdir, self.scratch], about=workdir)
+        self.run(_DISCARD, [workdir, self.scratch], about=workdir, timeout_s=DISCARD_S)
         return True
 
     def markers(self, refs: Sequence[JobRef]) -> Seen:

@@ -24,6 +24,7 @@ from wlm_tasks.config.secret import Secret
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
+from wlm_tasks.model.cleanup import Cleanup, CleanupPolicy, check_days, check_policy
 
 _DAY: Final = 86_400.0
 _SECONDS: Final = rule(checks.seconds(_DAY), read_number)
@@ -148,6 +149,10 @@ class SiteSettings:
     probe_max_s: float = field(default=600.0, metadata=_SECONDS)
     #: lines of bash, run before everything else of every job
     prologue: str | None = field(default=None, metadata=rule(checks.optional(own.prologue)))
+    #: what becomes of directories of experiments that do not say
+    cleanup: CleanupPolicy = field(default=CleanupPolicy.KEEP, metadata=rule(check_policy))
+    #: days between the end of such an experiment and the removal of its directory
+    cleanup_after_days: float = field(default=0.0, metadata=rule(check_days, read_number))
     #: what only this kind of site needs, such as host and user
     options: Mapping[str, str | int] = field(default_factory=dict)
 
@@ -157,6 +162,11 @@ class SiteSettings:
         for key, value in self.options.items():
             own.check_option(f"sites.{self.name}.{key}", self.kind, key, value)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    @property
+    def default_cleanup(self) -> Cleanup:
+        """What becomes of directories of experiments that do not say."""
+        return Cleanup(str(self.cleanup), self.cleanup_after_days)
 
     @property
     def directory(self) -> str:

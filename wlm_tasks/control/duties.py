@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.control.sweep import Sweeper
 from wlm_tasks.errors import ServiceError
+from wlm_tasks.model.sites import SILENT
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.scheduler.chain import send, send_system
 from wlm_tasks.state.polls import SPACING
@@ -189,6 +190,16 @@ class Duties:
                 _log.warning("%s: cancelling from here: %s", experiment_id, error)
             return False
         return True
+
+    def clean(self) -> int:
+        """Have the directories removed of experiments that have ended and want that."""
+        cleaning, rows = self.runtime.store.cleaning, self.runtime.store.sites.all()
+        ids = cleaning.due(BATCH, [name for name, row in rows.items() if row.state in SILENT])
+        for experiment_id in ids:
+            send_system(self.app, "wlm.remove", [experiment_id], "monitor")
+        if ids:
+            cleaning.asked(ids)
+        return len(ids)
 
     def sweep(self) -> int:
         """Send again what the rows say is in a queue and is not."""

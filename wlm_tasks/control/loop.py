@@ -27,6 +27,8 @@ _QUIET_S = 30.0
 _HURRY_S = 0.1
 #: But so many times as long as one takes.
 _CALM = 20
+#: Seconds between looks for directories to be removed: nobody waits for that.
+_CLEAN_S = 3.0
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Control:
             _Scheduled("poll", duties.poll, tick_s),
             _Scheduled("probe", duties.probe, tick_s),
             _Scheduled("publish", lambda: outbox.publish(self._app), tick_s),
+            _Scheduled("clean", duties.clean, max(tick_s, _CLEAN_S)),
             _Scheduled("sweep", duties.sweep, self._settings.sweep_s),
         ]
         if not self._app.settings.embedded:

@@ -26,12 +26,14 @@ from wlm_tasks.errors import InvalidExperimentError
 from wlm_tasks.model import checks, fields, surroundings
 from wlm_tasks.model.base import FrozenModel
 from wlm_tasks.model.checks import Problem, Scalar, SeveralProblemsError, one_line
+from wlm_tasks.model.cleanup import Cleanup
 from wlm_tasks.model.fields import Priority, check_key, parse_priority
 from wlm_tasks.model.files import read_table
 from wlm_tasks.model.paths import check_inputs, check_outputs, place, resolve_paths
 
 __all__ = [
     "JSON_LIMIT",
+    "Cleanup",
     "Experiment",
     "Priority",
     "Resources",
@@ -222,6 +224,8 @@ class Experiment(FrozenModel):
     )
     retry: Retry = _RETRY
     stop: Stop = _STOP
+    #: what becomes of its directory after the end; None for what the site's settings say
+    cleanup: Cleanup | None = None
     owner: _Person = None
     project: _Person = None
     labels: Annotated[Mapping[_Identifier, _Text], *_table("{series = 'a'}")] = Field(
@@ -249,6 +253,7 @@ class Experiment(FrozenModel):
             params: Mapping[str, Scalar] = NOTHING,
             retry: Retry | Mapping[str, object] = _RETRY,
             stop: Stop | Mapping[str, object] = _STOP,
+            cleanup: Cleanup | Mapping[str, object] | None = None,
             owner: str | None = None,
             project: str | None = None,
             labels: Mapping[str, str] = NOTHING,
@@ -332,7 +337,13 @@ class Experiment(FrozenModel):
 
 
 #: fields that came later than rows with experiments; the JSON of those without them is as it was
-_LATER: Final[Mapping[str, Any]] = {"modules": (), "conda": None, "venv": None, "image": None}
+_LATER: Final[Mapping[str, Any]] = {
+    "modules": (),
+    "conda": None,
+    "venv": None,
+    "image": None,
+    "cleanup": None,
+}
 _LATER_RESOURCES: Final[Mapping[str, Any]] = {"disk_mb": None}
 
 _M = TypeVar("_M", bound=FrozenModel)
@@ -367,6 +378,7 @@ _PARTS: Final[_Makers] = {
     "outputs": lambda tables: tuple(map(_TRANSFER, tables)),
     "resources": _part(Resources, _LATER_RESOURCES),
     "retry": _part(Retry),
+    "cleanup": lambda table: None if table is None else Cleanup.model_validate(table),
     "stop": _part(Stop),
 }
 

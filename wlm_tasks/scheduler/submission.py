@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from wlm_tasks.compute.base import ComputeBackend
+from wlm_tasks.config import SiteSettings
 from wlm_tasks.errors import InvalidExperimentError, InvalidParametersError, InvalidPathError
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
@@ -139,7 +140,8 @@ def _check_outputs_differ(experiment: Experiment) -> None:
 def store_one(runtime: Runtime, submission: Submission, *, sent: bool) -> tuple[str, bool, Plan]:
     """Store an experiment; returns its id, whether it is new, and its plan."""
     [params], [planned] = plans(runtime, submission)
-    new = _new(planned, params, key=submission.key)
+    site = runtime.site(planned.experiment.site).settings
+    new = _new(planned, params, site, key=submission.key)
     stored = runtime.store.intake.add(new, sent=sent)
     return stored, stored == new.id, planned
 
@@ -147,7 +149,8 @@ def store_one(runtime: Runtime, submission: Submission, *, sent: bool) -> tuple[
 def store_sweep(runtime: Runtime, submission: Submission) -> tuple[str, bool]:
     """Store a sweep and its members; returns its id and whether it is new."""
     members, planned = plans(runtime, submission)
-    news = [_new(one, params) for one, params in zip(planned, members, strict=True)]
+    site = runtime.site(submission.experiment.site).settings
+    news = [_new(one, params, site) for one, params in zip(planned, members, strict=True)]
     digest = hashlib.sha256("".join(new.fingerprint for new in news).encode()).hexdigest()
     sweep = NewSweep(
         id=new_id("swp"),
@@ -162,7 +165,9 @@ def store_sweep(runtime: Runtime, submission: Submission) -> tuple[str, bool]:
     return stored, stored == sweep.id
 
 
-def _new(planned: Plan, params: Mapping[str, Any], key: str | None = None) -> NewExperiment:
+def _new(
+    planned: Plan, params: Mapping[str, Any], site: SiteSettings, key: str | None = None
+) -> NewExperiment:
     experiment = planned.experiment
     return NewExperiment(
         id=new_id("exp"),
@@ -177,4 +182,5 @@ def _new(planned: Plan, params: Mapping[str, Any], key: str | None = None) -> Ne
         project=experiment.project,
         params=dict(params),
         labels=dict(experiment.labels),
+        cleanup=experiment.cleanup or site.default_cleanup,
     )

@@ -38,7 +38,7 @@ Queues = list[BindParameter[Any]]
 _ENDED: Final = {"v_lease_until": None, "v_message_id": None}
 _INTAKE_COLUMNS: Final = (
     "id", "key", "fingerprint", "name", "owner", "project", "site", "priority", "state",
-    "spec", "params", "labels",
+    "spec", "params", "labels", "cleanup", "cleanup_after_s",
 )  # fmt: skip
 _SPEC = (
     select(experiments.c.spec)

@@ -18,6 +18,7 @@ from wlm_tasks.errors import (
     NotFoundError,
     ServiceError,
 )
+from wlm_tasks.model.cleanup import Cleanup, CleanupPolicy
 from wlm_tasks.model.states import (
     FINAL,
     LIVE_JOBS,
@@ -36,10 +37,12 @@ from wlm_tasks.state.advance import (
     set_experiment,
 )
 from wlm_tasks.state.boundaries import intake_boundary
+from wlm_tasks.state.cleaning import FORGOTTEN, refuse_removed
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps, sweeps
 
 _CHUNK = 2000
+_KEEP = Cleanup()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class NewExperiment:
     project: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    cleanup: Cleanup = _KEEP  #: its own, or else its site's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +174,8 @@ class Intake:
         """Run an ended or paused experiment again from a step; returns that step.
 
         Without a name: from the first step that is not done, and from `submit` if that is the
-        job itself. Steps before it keep their work.
+        job itself. Steps before it keep their work. Where the directory was removed after the end
+        it begins anew.
         """
         with self._database.write() as connection:
             row = _experiment(connection, experiment_id)
@@ -181,7 +186,8 @@ class Intake:
             rows = connection.execute(
                 select(steps).where(steps.c.experiment_id == experiment_id).order_by(steps.c.seq)
             ).all()
-            start = _retry_from(experiment_id, rows, name)
+            gone = refuse_removed(row, name)
+            start = rows[0] if gone else _retry_from(experiment_id, rows, name)
             _refuse_live_job(connection, row, StepName(start.name))
             _rewind(connection, experiment_id, rows, start)
             return StepName(start.name)
@@ -207,6 +213,7 @@ def _insert_members(
 
 
 def _row(new: NewExperiment) -> dict[str, Any]:
+    keeps = new.cleanup.policy is CleanupPolicy.KEEP
     return {
         "id": new.id,
         "key": new.key,
@@ -220,6 +227,8 @@ def _row(new: NewExperiment) -> dict[str, Any]:
         "spec": new.spec,
         "params": json.dumps(new.params),
         "labels": json.dumps(new.labels),
+        "cleanup": None if keeps else str(new.cleanup.policy),
+        "cleanup_after_s": None if keeps else new.cleanup.after_s,
     }
 
 
@@ -355,6 +364,6 @@ def _rewind(
     connection.execute(
         update(experiments)
         .where(experiments.c.id == experiment_id)
-        .values(ended_at=None, cancel_sent_at=None)
+        .values(ended_at=None, cancel_sent_at=None, **FORGOTTEN)
     )
     set_experiment(connection, experiment_id, ExperimentState.QUEUED)

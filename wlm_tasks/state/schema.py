@@ -52,6 +52,10 @@ sweeps: Final = Table(
     Column("created_at", Double, nullable=False),
 )
 
+_TO_CLEAN = (
+    "cleanup IS NOT NULL AND removed_at IS NULL AND (cleanup = 'delete' OR state <> 'FAILED')"
+)
+
 experiments: Final = Table(
     "experiments",
     metadata,
@@ -74,6 +78,14 @@ experiments: Final = Table(
     Column("updated_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("cancel_sent_at", Double),
+    # what becomes of its directory: a policy, NULL for keeping it; seconds after the end; when it
+    # is tried again, how often its removal was begun and why the last one failed; when it was gone
+    Column("cleanup", String(16)),
+    Column("cleanup_after_s", Double),
+    Column("cleanup_at", Double),
+    Column("cleanup_tries", Integer, nullable=False, server_default=text("0")),
+    Column("cleanup_reason", Text),
+    Column("removed_at", Double),
     Index("ix_experiments_created_at", "created_at"),
     Index("ix_experiments_state_created_at", "state", "created_at"),
     Index("ix_experiments_sweep_id_member", "sweep_id", "member"),
@@ -83,6 +95,12 @@ experiments: Final = Table(
         "sweep_id",
         sqlite_where=text("sweep_id IS NOT NULL"),
         postgresql_where=text("sweep_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_experiments_to_clean",
+        "ended_at",
+        sqlite_where=text(_TO_CLEAN),
+        postgresql_where=text(_TO_CLEAN),
     ),
 )
 
@@ -254,6 +272,11 @@ RIVAL_READY: Final[ColumnElement[bool]] = literal_column("rivals.state = 'READY'
 _OPEN = "steps.state IN ('RUNNING', 'BACKOFF', 'HELD', 'PAUSED')"
 _LIVE = "jobs.state IN ('INTENT', 'PENDING', 'RUNNING')"
 IS_LIVE: Final[ColumnElement[bool]] = literal_column(_LIVE)
+#: Experiments whose directory is to be removed once they have ended, or may be after a retry.
+TO_CLEAN: Final[ColumnElement[bool]] = literal_column(
+    "experiments.cleanup IS NOT NULL AND experiments.removed_at IS NULL"
+    " AND (experiments.cleanup = 'delete' OR experiments.state <> 'FAILED')"
+)
 OF_SWEEP: Final[ColumnElement[bool]] = literal_column("experiments.sweep_id IS NOT NULL")
 UNPUBLISHED: Final[ColumnElement[bool]] = literal_column("events.published = 0")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wlm_tasks.state.arrays import Arrays
 from wlm_tasks.state.claims import Claims
+from wlm_tasks.state.cleaning import Cleaning
 from wlm_tasks.state.connections import ConnectionLeases
 from wlm_tasks.state.coordination import Coordination
 from wlm_tasks.state.database import Database
@@ -30,6 +31,7 @@ class Store:
         self.polls = Polls(self.database)  #: when sites are asked
         self.sites = Sites(self.database)  #: how sites stand
         self.connections = ConnectionLeases(self.database)  #: who speaks to sites
+        self.cleaning = Cleaning(self.database)  #: directories after the end
         self.repair = Repair(self.database)  #: what needs a person
         self.views = Views(self.database)  #: reading
 

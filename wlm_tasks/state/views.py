@@ -31,6 +31,10 @@ class ExperimentView:
     created_at: float
     updated_at: float
     ended_at: float | None
+    cleanup: str | None = None  #: what becomes of its directory after the end, None if it is kept
+    cleanup_after_s: float | None = None
+    cleanup_reason: str | None = None  #: why its removal failed, so far
+    removed_at: float | None = None
 
     @property
     def final(self) -> bool:

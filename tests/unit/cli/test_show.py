@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import update
 from unit.cli.world import World, hello
 
 from wlm_tasks.cli import logs
 from wlm_tasks.cli.logs import added
-from wlm_tasks.model.experiment import Transfer
+from wlm_tasks.model.experiment import Cleanup, Transfer
+from wlm_tasks.state.schema import experiments
 
 
 def test_an_experiment_with_all_that_is_known_of_it(world: World, tmp_path: Path) -> None:
@@ -38,6 +40,26 @@ def test_an_experiment_with_all_that_is_known_of_it(world: World, tmp_path: Path
     assert plain["steps"][0]["state"] == "FAILED"
     assert plain["why"] == "setup: failed: no such directory"
     assert [one["path"] for one in plain["outputs"]] == ["a.txt", "b.txt"]
+
+
+def test_what_becomes_of_the_directory(world: World) -> None:
+    plan = Cleanup("keep-on-failure", after_days=2)
+    experiment_id = world.failed(cleanup=plan)
+
+    def line(**values: object) -> str:
+        with world.store.database.write() as connection:
+            connection.execute(update(experiments).values(values))
+        shown = world.wlm("show", experiment_id).stdout.splitlines()
+        return next((one for one in shown if one.startswith("  cleanup")), "").split("  ")[-1]
+
+    words = line(cleanup="keep-on-failure", cleanup_after_s=172800.0)
+    assert words == "directory is removed 2 d after the end unless it fails"
+    assert line(cleanup="delete", cleanup_after_s=0.0) == "directory is removed at the end"
+    assert line(cleanup_reason="no way") == "directory not removed yet, is tried again: no way"
+    assert line(cleanup=None) == "directory kept: no way"
+    assert line(removed_at=world.store.views.now() - 65).startswith("directory removed 6")
+    assert line(removed_at=None, cleanup_reason=None) == ""
+    assert "removed_at" in world.json("show", experiment_id)
 
 
 def test_attempts_are_shown_once_there_is_more_than_one(world: World) -> None:

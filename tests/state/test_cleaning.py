@@ -1,0 +1,244 @@
+"""Directories that are removed after the end: when, by whom, and what a retry makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pytest
+from state.rig import Rig
+from state.world import MONITOR, SETUP, STAGE_OUT, World, experiment, in_threads, new
+
+from wlm_tasks.errors import BackendUnavailableError, IllegalTransitionError
+from wlm_tasks.model.cleanup import Cleanup
+from wlm_tasks.model.states import ExperimentState, JobRecord
+from wlm_tasks.model.steps import StepName
+from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
+from wlm_tasks.tasks.cleaning import remove_directory
+
+
+def asked(
+    policy: str = "delete", after_days: float = 0.0, *, staging: bool = True
+) -> NewExperiment:
+    made = new(experiment(staging=staging))
+    return NewExperiment(**{**made.__dict__, "cleanup": Cleanup(policy, after_days)})
+
+
+def add(world: World, policy: str = "delete", after_days: float = 0.0) -> str:
+    return world.store.intake.add(asked(policy, after_days), sent=True)
+
+
+def done(world: World, policy: str = "delete", after_days: float = 0.0) -> str:
+    """An experiment that is DONE."""
+    experiment_id = add(world, policy, after_days)
+    world.until(experiment_id, STAGE_OUT)
+    world.store.claims.finish(world.claim(experiment_id, STAGE_OUT), carry_on=None)
+    assert world.state(experiment_id) is ExperimentState.DONE
+    return experiment_id
+
+
+def failed(world: World, policy: str = "delete") -> str:
+    """One whose job has failed."""
+    experiment_id = add(world, policy)
+    world.until(experiment_id, MONITOR)
+    world.end_job(experiment_id, JobRecord.FAILED, reason="exit code 1")
+    assert world.state(experiment_id) is ExperimentState.FAILED
+    return experiment_id
+
+
+def test_only_what_has_ended_and_wants_it(world: World) -> None:
+    cleaning = world.store.cleaning
+    kept, under_way = done(world, "keep"), add(world)
+    gone, bad = done(world), failed(world)
+    done_well, bad_kept = done(world, "keep-on-failure"), failed(world, "keep-on-failure")
+    assert set(cleaning.due(10)) == {gone, bad, done_well}
+    assert [cleaning.begin(one) for one in (kept, under_way, bad_kept)] == [None] * 3
+    world.until(under_way, STAGE_OUT)
+    assert under_way not in cleaning.due(10)
+    assert cleaning.due(10, silent=["alpha"]) == []
+
+
+def test_not_before_its_time(world: World) -> None:
+    experiment_id = done(world, "delete", after_days=2)
+    assert world.store.cleaning.due(10) == []
+    world.sql("UPDATE experiments SET ended_at = ended_at - 172700")
+    assert world.store.cleaning.due(10) == []
+    world.sql("UPDATE experiments SET ended_at = ended_at - 200")
+    assert world.store.cleaning.due(10) == [experiment_id]
+
+
+def test_outputs_that_were_not_taken_out_keep_their_directory(world: World) -> None:
+    cleaning, store = world.store.cleaning, world.store
+    unsaved, cancelled = add(world), add(world)
+    for one in (unsaved, cancelled):
+        world.until(one, STAGE_OUT)
+    store.claims.fail(world.claim(unsaved, STAGE_OUT), "refused")
+    store.intake.cancel(cancelled)
+    assert world.state(unsaved) is ExperimentState.FAILED
+    assert world.state(cancelled) is ExperimentState.CANCELLED
+    assert cleaning.due(10) == []
+    store.intake.retry(unsaved)
+    store.claims.finish(world.claim(unsaved, STAGE_OUT), carry_on=None)
+    assert cleaning.due(10) == [unsaved]
+
+
+def test_not_while_a_job_may_live_and_not_what_never_began(world: World) -> None:
+    early, late = add(world), add(world)
+    world.store.intake.cancel(early)
+    world.until(late, MONITOR)
+    world.store.intake.cancel(late)
+    assert world.state(early) is ExperimentState.CANCELLED
+    assert world.state(late) is ExperimentState.CANCELLING
+    assert world.store.cleaning.due(10) == []
+    token = world.store.views.jobs(late)[-1].token
+    world.store.jobs.cancelled(late, [token])
+    assert world.state(late) is ExperimentState.CANCELLED
+    assert world.store.cleaning.due(10) == [late]
+
+
+def test_it_is_told_once_and_shown(world: World) -> None:
+    cleaning, experiment_id = world.store.cleaning, done(world)
+    removal, again = cleaning.begin(experiment_id), cleaning.begin(experiment_id)
+    assert removal is not None
+    assert removal == again
+    assert removal.workdir == f"/scratch/{experiment_id}"
+    assert cleaning.due(10) == []  # for a minute
+    for _ in range(2):
+        cleaning.removed(experiment_id, "/scratch/x")
+    assert world.log(experiment_id).count((0, "REMOVED")) == 1
+    event = world.store.views.events(experiment_id)[-1]
+    assert (event.state, event.detail) == ("REMOVED", {"directory": "/scratch/x"})
+    view = world.store.views.experiment(experiment_id)
+    assert view.removed_at is not None
+    assert view.state is ExperimentState.DONE
+    assert cleaning.begin(experiment_id) is None
+    assert [a.outcome for a in world.store.views.attempts(experiment_id)] == ["DONE"] * 4
+
+
+def test_what_failed_is_tried_again_later_each_time(world: World) -> None:
+    cleaning, experiment_id = world.store.cleaning, done(world)
+    waits = []
+    for _ in range(3):
+        assert cleaning.begin(experiment_id) is not None
+        cleaning.failed(experiment_id, "no way")
+        row = world.store.database
+        with row.read() as connection:
+            waits.append(
+                connection.exec_driver_sql("SELECT cleanup_at FROM experiments").scalar_one()
+                - world.store.views.now()
+            )
+    assert waits == pytest.approx([60, 120, 240], abs=5)
+    assert world.store.views.experiment(experiment_id).cleanup_reason == "no way"
+    cleaning.asked([experiment_id])
+    cleaning.removed(experiment_id, "/x")
+    assert world.store.views.experiment(experiment_id).cleanup_reason is None
+
+
+def test_a_retry_after_it_begins_anew_and_not_while_it_goes_on(world: World) -> None:
+    cleaning, retry = world.store.cleaning, world.store.intake.retry
+    experiment_id = failed(world)
+    cleaning.begin(experiment_id)
+    with pytest.raises(IllegalTransitionError, match="directory is being removed: try again later"):
+        retry(experiment_id)
+    cleaning.removed(experiment_id, "/x")
+    with pytest.raises(IllegalTransitionError, match="retry it from setup, not from submit"):
+        retry(experiment_id, StepName.SUBMIT)
+    assert retry(experiment_id) is SETUP
+    assert world.steps(experiment_id) == ["READY", *["WAITING"] * 4]
+    view = world.store.views.experiment(experiment_id)
+    assert (view.removed_at, view.cleanup) == (None, "delete")
+    world.until(experiment_id, STAGE_OUT)
+    world.store.claims.finish(world.claim(experiment_id, STAGE_OUT), carry_on=None)
+    assert cleaning.due(10) == [experiment_id]
+
+
+def _act(acts: Sequence[Callable[[str], object]], experiment_id: str, number: int) -> object:
+    return acts[number](experiment_id)
+
+
+def test_a_retry_and_a_removal_at_once(world: World) -> None:
+    """One of them wins: never is a directory removed under an experiment that goes on."""
+    ids = [failed(world) for _ in range(6)]
+    for experiment_id in ids:
+        acts: list[Callable[[str], object]] = [
+            world.store.cleaning.begin,
+            world.store.intake.retry,
+        ]
+        begun, retried = in_threads(2, partial(_act, acts, experiment_id))
+        assert (begun is None) == isinstance(retried, StepName), (begun, retried)
+
+
+def test_members_of_a_sweep_have_it_too(world: World) -> None:
+    members = [asked(staging=False), asked("keep", staging=False)]
+    sweep = NewSweep(id=new_id("swp"), name="s", fingerprint="f" * 64, size=2)
+    world.store.intake.add_sweep(sweep, members)
+    views = [world.store.views.experiment(one.id) for one in members]
+    assert [(view.cleanup, view.cleanup_after_s) for view in views] == [
+        ("delete", 0.0),
+        (None, None),
+    ]
+
+
+# -- with a worker and a site ------------------------------------------------------------------
+
+
+def ended(rig: Rig) -> tuple[str, str]:
+    """An experiment that is DONE, and its directory."""
+    experiment_id = rig.world.store.intake.add(asked(staging=False), sent=False)
+    while rig.work():
+        pass
+    rig.poll()
+    assert rig.world.state(experiment_id) is ExperimentState.DONE
+    return experiment_id, rig.app.runtime.site("alpha").workdir(experiment_id)
+
+
+def test_control_asks_and_a_worker_removes(rig: Rig) -> None:
+    experiment_id, workdir = ended(rig)
+    assert workdir in rig.fake.workdirs
+    assert (rig.duties.clean(), rig.duties.clean()) == (1, 0)
+    assert rig.sent.system[-1] == ("wlm.remove", [experiment_id])
+    assert remove_directory(rig.app.runtime, experiment_id) == "removed"
+    assert workdir not in rig.fake.workdirs
+    assert remove_directory(rig.app.runtime, experiment_id) == "not to be removed"
+    assert rig.world.log(experiment_id).count((0, "REMOVED")) == 1
+
+
+def test_a_site_that_fails_and_one_that_is_away(rig: Rig) -> None:
+    experiment_id, workdir = ended(rig)
+    rig.fake.fail("discard", BackendUnavailableError("busy"))
+    assert remove_directory(rig.app.runtime, experiment_id) == "failed"
+    assert rig.world.store.views.experiment(experiment_id).cleanup_reason == "busy"
+    assert rig.duties.clean() == 0
+    rig.world.sql("UPDATE experiments SET cleanup_at = 0")
+    rig.world.sql(
+        "INSERT INTO sites (name, state, since) VALUES ('alpha', 'UNREACHABLE', 0)"
+        " ON CONFLICT (name) DO UPDATE SET state = 'UNREACHABLE'"
+    )
+    assert rig.duties.clean() == 0
+    assert remove_directory(rig.app.runtime, experiment_id) == "its site is away"
+    rig.world.sql("UPDATE sites SET state = 'UP'")
+    assert rig.duties.clean() == 1
+    assert remove_directory(rig.app.runtime, experiment_id) == "removed"
+    assert workdir not in rig.fake.workdirs
+
+
+def test_a_crash_between_the_removal_and_its_record(rig: Rig) -> None:
+    experiment_id, workdir = ended(rig)
+    assert rig.world.store.cleaning.begin(experiment_id) is not None
+    rig.fake.workdirs.discard(workdir)
+    rig.world.sql("UPDATE experiments SET cleanup_at = 0")
+    assert rig.duties.clean() == 1
+    assert remove_directory(rig.app.runtime, experiment_id) == "removed"
+
+
+def test_a_site_that_cannot(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment_id, _workdir = ended(rig)
+    backend = rig.app.runtime.site("alpha").backend
+    monkeypatch.setattr(type(backend), "discard", lambda _self, _workdir: False)
+    assert remove_directory(rig.app.runtime, experiment_id) == "kept"
+    view = rig.world.store.views.experiment(experiment_id)
+    assert (view.cleanup, view.removed_at) == (None, None)
+    assert view.cleanup_reason == "site alpha cannot remove directories from here"
+    assert rig.duties.clean() == 0
+    assert rig.world.log(experiment_id).count((0, "KEPT")) == 1
+    assert rig.world.store.intake.retry(experiment_id) is SETUP

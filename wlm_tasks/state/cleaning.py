@@ -1,0 +1,164 @@
+"""The books on directories that are removed after the end of their experiments.
+
+A removal is begun in the rows before anything is done at the site. From then on until it is over
+a retry is refused, so nothing starts in a directory that is on its way out; and whoever finds a
+removal begun may begin it again, since removing what is gone is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select, update
+
+from wlm_tasks.errors import IllegalTransitionError
+from wlm_tasks.model.states import FINAL, StepState
+from wlm_tasks.model.steps import StepName
+from wlm_tasks.state.advance import literal_states, log
+from wlm_tasks.state.database import Database
+from wlm_tasks.state.schema import IS_LIVE, TO_CLEAN, db_now, experiments, jobs, steps
+
+#: seconds until a removal that was asked for and shows no effect is asked for again
+ASKED_S: Final = 30.0
+#: the same once one was begun: at first, and at last; twice as long each time
+_FIRST_S: Final = 60.0
+_LAST_S: Final = 6 * 3600.0
+#: what a retry has to set back
+FORGOTTEN: Final[dict[str, Any]] = {
+    "cleanup_at": None,
+    "cleanup_tries": 0,
+    "cleanup_reason": None,
+    "removed_at": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """A removal that has been begun."""
+
+    experiment_id: str
+    workdir: str | None  #: where its newest job was; None if it had none
+
+
+class Cleaning:
+    """What control and workers ask and note about directories to be removed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def due(self, limit: int, silent: Sequence[str] = ()) -> list[str]:
+        """Ids of experiments whose directory is to be removed now; none of the sites `silent`."""
+        statement = (
+            select(experiments.c.id)
+            .where(
+                _wanted(),
+                func.coalesce(experiments.c.cleanup_at, 0.0) <= db_now(),
+                experiments.c.site.not_in(silent),
+            )
+            .order_by(experiments.c.ended_at)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return list(connection.execute(statement).scalars())
+
+    def asked(self, ids: Sequence[str]) -> None:
+        """Messages to remove these went out just now."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(experiments)
+                .where(experiments.c.id.in_(ids), experiments.c.removed_at.is_(None))
+                .values(cleanup_at=db_now() + ASKED_S)
+            )
+
+    def begin(self, experiment_id: str) -> Removal | None:
+        """Note that the removal begins; None if it is not (or no longer) to be removed."""
+        wanted = select(experiments.c.cleanup_tries).where(
+            experiments.c.id == experiment_id, _wanted()
+        )
+        with self._database.write() as connection:
+            tries = connection.execute(wanted.with_for_update()).scalar_one_or_none()
+            if tries is None:
+                return None
+            pause_s = min(_FIRST_S * 2.0 ** min(tries, 30), _LAST_S)
+            connection.execute(
+                update(experiments)
+                .where(experiments.c.id == experiment_id)
+                .values(cleanup_tries=tries + 1, cleanup_at=db_now() + pause_s)
+            )
+            workdir = connection.execute(
+                select(jobs.c.workdir)
+                .where(jobs.c.experiment_id == experiment_id)
+                .order_by(jobs.c.number.desc())
+                .limit(1)
+            ).scalar_one_or_none()
+        return Removal(experiment_id=experiment_id, workdir=workdir)
+
+    def removed(self, experiment_id: str, workdir: str) -> None:
+        """The directory is gone."""
+        self._end(experiment_id, "REMOVED", {"directory": workdir}, removed_at=db_now())
+
+    def kept(self, experiment_id: str, reason: str) -> None:
+        """Nobody can remove the directory from here; it is not tried again."""
+        values = {"cleanup": None, "cleanup_tries": 0, "cleanup_reason": reason}
+        self._end(experiment_id, "KEPT", {"reason": reason}, **values)
+
+    def _end(self, experiment_id: str, word: str, detail: dict[str, str], **values: Any) -> None:
+        statement = (
+            update(experiments)
+            .where(
+                experiments.c.id == experiment_id,
+                experiments.c.removed_at.is_(None),
+                experiments.c.cleanup_tries > 0,
+            )
+            .values({"cleanup_reason": None, **values})
+        )
+        with self._database.write() as connection:
+            if connection.execute(statement).rowcount:
+                # of the first step, which made it: it is no state of the experiment to publish
+                log(connection, experiment_id, word, seq=0, detail=detail)
+
+    def failed(self, experiment_id: str, reason: str) -> None:
+        """The removal went wrong; it is tried again later."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(experiments)
+                .where(experiments.c.id == experiment_id, experiments.c.removed_at.is_(None))
+                .values(cleanup_reason=reason)
+            )
+
+
+def _wanted() -> ColumnElement[bool]:
+    """Ended for good and long enough ago, nothing of it lives, and nothing of worth is in there."""
+    mine = steps.c.experiment_id == experiments.c.id
+    done = steps.c.state == StepState.DONE.value
+    succeeded = exists().where(mine, steps.c.name == StepName.MONITOR.value, done)
+    unsaved = exists().where(mine, steps.c.name == StepName.STAGE_OUT.value, ~done)
+    return and_(
+        TO_CLEAN,
+        experiments.c.state.in_(literal_states(*sorted(FINAL))),
+        experiments.c.ended_at + func.coalesce(experiments.c.cleanup_after_s, 0.0) <= db_now(),
+        exists().where(mine, steps.c.seq == 0, steps.c.attempt > 0),  # else there is none
+        ~exists().where(jobs.c.experiment_id == experiments.c.id, IS_LIVE),
+        # the outputs of a job that ended well are there only, until they are taken out
+        or_(~succeeded, ~unsaved),
+    )
+
+
+def refuse_removed(experiment: Row[Any], name: StepName | None) -> bool:
+    """Whether its directory is gone, so that it can begin from the start only.
+
+    Raises `IllegalTransitionError` while it is being removed, and for another step than the first.
+    """
+    if experiment.removed_at is not None:
+        if name not in {None, StepName.SETUP}:
+            raise IllegalTransitionError(
+                f"{experiment.id}: its directory was removed: retry it from setup, not from {name}"
+            )
+        return True
+    if experiment.cleanup_tries > 0:
+        raise IllegalTransitionError(
+            f"{experiment.id}: its directory is being removed: try again later, or clone it"
+        )
+    return False

@@ -1,0 +1,54 @@
+"""Removing the directories of experiments that have ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+from celery import Task
+
+from wlm_tasks.celery import WlmCelery, app
+from wlm_tasks.errors import WlmError
+from wlm_tasks.model.sites import SILENT
+from wlm_tasks.runtime import Runtime
+from wlm_tasks.state.cleaning import Removal
+
+_log = logging.getLogger(__name__)
+
+
+@app.task(bind=True, shared=False, name="wlm.remove")
+def remove(self: Task[Any, Any], experiment_id: str) -> str:
+    """Remove an experiment's directory at its site, if the rows still say so."""
+    return remove_directory(cast(WlmCelery, self.app).runtime, experiment_id)
+
+
+def remove_directory(runtime: Runtime, experiment_id: str) -> str:
+    """Remove it and note that; what goes wrong is noted, too, and control asks again.
+
+    Returns in a word what was done. Safe to call twice, at the same time, too.
+    """
+    name = runtime.store.views.experiment(experiment_id).site
+    if runtime.store.sites.get(name).state in SILENT:
+        return "its site is away"
+    with runtime.connections.using(name, watching=True) as crowded:
+        if crowded:
+            return "its site serves as many of us as it may"
+        removal = runtime.store.cleaning.begin(experiment_id)
+        return "not to be removed" if removal is None else _remove(runtime, name, removal)
+
+
+def _remove(runtime: Runtime, name: str, removal: Removal) -> str:
+    books, experiment_id = runtime.store.cleaning, removal.experiment_id
+    try:
+        site = runtime.site(name)
+        workdir = removal.workdir or site.workdir(experiment_id)
+        gone = site.backend.discard(workdir)
+    except WlmError as error:
+        _log.warning("%s: its directory is not removed: %s", experiment_id, error.message)
+        books.failed(experiment_id, error.message)
+        return "failed"
+    if gone:
+        books.removed(experiment_id, workdir)
+        return "removed"
+    books.kept(experiment_id, f"site {name} cannot remove directories from here")
+    return "kept"
