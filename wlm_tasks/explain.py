@@ -25,6 +25,7 @@ class Situation:
     controls: Sequence[str]  #: control processes with a live lease
     poll_error: str | None = None  #: why the site's last poll found nothing out
     site: SiteRow | None = None  #: how the site stands, if anything was ever to be said of it
+    last_words: str = ""  #: of a failed job's script, if it names what failed
 
 
 def current_step(steps: Sequence[StepView]) -> StepView | None:
@@ -113,6 +114,11 @@ def _reason(_situation: Situation, step: StepView) -> str:
     return step.reason or str(step.state).lower()
 
 
+def _failed(situation: Situation, step: StepView) -> str:
+    words = f": {situation.last_words}" if situation.last_words else ""
+    return f"failed: {_reason(situation, step)}{words}"
+
+
 def _held(situation: Situation, step: StepView) -> str:
     text = f"held: {step.reason or 'the sweep has as many active members as it may'}"
     site = situation.site
@@ -139,7 +145,7 @@ _EXPLAIN: Final[dict[StepState, Callable[[Situation, StepView], str]]] = {
     StepState.WATCHING: _watching,
     StepState.BACKOFF: _backoff,
     StepState.PAUSED: _paused,
-    StepState.FAILED: lambda situation, step: f"failed: {_reason(situation, step)}",
+    StepState.FAILED: _failed,
     StepState.CANCELLED: _reason,
 }
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from wlm_tasks.compute.base import ComputeBackend, JobRef
-from wlm_tasks.errors import ExperimentFailedError, NotFoundError
+from wlm_tasks.errors import ExperimentFailedError, NotFoundError, WlmError
 from wlm_tasks.explain import Situation, current_step, why
 from wlm_tasks.model.experiment import Experiment
-from wlm_tasks.model.states import FINAL, ExperimentState
+from wlm_tasks.model.sites import SILENT
+from wlm_tasks.model.states import FINAL, ExperimentState, StepState
 from wlm_tasks.model.steps import StepName
+from wlm_tasks.model.surroundings import SCRIPT_SAYS
 from wlm_tasks.progress import Progress
 from wlm_tasks.state.views import ExperimentView, Filter, JobView, StepView, SweepView
 from wlm_tasks.tasks.perform import job_ref
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds between looks at the database while waiting: short at first, then longer.
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 0.5
+#: How a step stands whose job has failed
+_JOB_FAILED = (StepName.MONITOR, StepState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class ExperimentHandle:
         ahead = 0
         if step is not None and step.ready_at is not None:
             ahead = views.ahead(step.queue, step.priority, step.ready_at)
+        site = store.sites.get(view.site)
+        failed = step is not None and (step.name, step.state) == _JOB_FAILED
         return why(
             Situation(
                 experiment=view,
@@ -151,9 +157,18 @@ class ExperimentHandle:
                 now=views.now(),
                 controls=sorted(set(store.coordination.holders().values())),
                 poll_error=store.polls.errors().get(view.site),
-                site=store.sites.get(view.site),
+                site=site,
+                last_words=self._last_words() if failed and site.state not in SILENT else "",
             )
         )
+
+    def _last_words(self) -> str:
+        """What the job's script said of a failure before the commands; empty if it did not."""
+        try:
+            said = self.job.stderr(1).strip() if self.job is not None else ""
+        except WlmError:  # its site is away: the rest is told all the same
+            return ""
+        return said if said.startswith(SCRIPT_SAYS) else ""
 
     def logs(self, step: str | StepName | None = None, tail: int = 50) -> str:
         """What happened, line by line; for the steps of the job its output, too."""

@@ -71,6 +71,7 @@ def test_programs_are_made_available(settings: Settings, tmp_path: Path, site: s
         wait_for(lambda: run.status is ExperimentState.FAILED, 60, "its end")
         assert run.job is not None
         assert run.job.stdout() == ""
+        assert "'nosuch/2'" in run.why()
         words = "ERROR: Unable to locate a modulefile for 'nosuch/2'"
         assert run.job.stderr().splitlines() == [words, f"wlm: module load nosuch/2: {words}"]
 

@@ -75,9 +75,9 @@ def test_lost_connections_are_no_death_of_the_worker(
             )
         admin.dispose()
 
-    def cut_and_prepare(workdir: str, token: str) -> None:
+    def cut_and_prepare(workdir: str, token: str, *, disk_mb: int | None) -> None:
         cut()
-        prepare(workdir, token)
+        prepare(workdir, token, disk_mb=disk_mb)
 
     def cut_and_submit(spec: JobSpec) -> Submitted:
         cut()

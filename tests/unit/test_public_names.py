@@ -17,8 +17,8 @@ from wlm_tasks.model import experiment
 PUBLIC = [
     "Cleanup", "Client", "Experiment", "ExperimentFailedError", "ExperimentHandle",
     "ExperimentState", "InputError", "JobHandle", "Output", "Plan", "Priority", "Resources",
-    "Retry", "ServiceError", "Settings", "StateError", "StepState", "Stop", "SweepHandle", "Transfer",
-    "WlmError", "load", "schedule_experiment",
+    "Retry", "ServiceError", "Settings", "StateError", "StepState", "Stop", "SweepHandle",
+    "Transfer", "WlmError", "load", "schedule_experiment",
 ]  # fmt: skip
 #: What takes long to import.
 HEAVY = ["celery", "kombu", "sqlalchemy", "alembic", "pydantic", "click", "rich", "requests"]

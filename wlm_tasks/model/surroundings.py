@@ -17,6 +17,8 @@ from wlm_tasks.model.paths import PATH_LIMIT, inside, is_url, place
 if TYPE_CHECKING:
     from wlm_tasks.model.experiment import Experiment
 
+#: begins the line that names what failed; the texts below have it, too
+SCRIPT_SAYS: Final = "wlm: "
 #: most modules of an experiment
 MODULES_LIMIT: Final = 100
 _WORD: Final = r"[A-Za-z0-9_][A-Za-z0-9_.+@%=:,~/-]{0,254}"

@@ -98,6 +98,13 @@ def test_a_job_arrives_whole(generated: Generated) -> None:
     }
 
 
+def test_the_disk_that_a_job_asks_for(generated: Generated) -> None:
+    spec = JobSpec(ref=REF, script="echo", resources=Resources(disk_mb=500))
+    data = encode("createJob", {"description": configuration(OPTIONS, spec)})
+    task = read_call(generated, "createJob", data).description.taskConfig
+    assert [one.diskMb for one in task.resources if one.diskMb is not None] == [500]
+
+
 def test_a_job_that_carries_its_files_arrives_whole(generated: Generated) -> None:
     options = replace(OPTIONS, shared_scratch=False, upload_url="http://host/runs")
     inputs = [Transfer("http://host/in", "a"), Transfer("http://host/in", "b")]
