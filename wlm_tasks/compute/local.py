@@ -139,7 +139,9 @@ class LocalBackend(ComputeBackend):
         self.check_inside(workdir)
         try:
             shutil.rmtree(workdir)
-        except FileNotFoundError:  # removed at the same time, or before
+        except FileNotFoundError as error:  # removed at the same time, or before
+            if not Path(self._scratch).is_dir():
+                raise BackendUnavailableError(f"{self._scratch}: is not there") from error
             if os.path.lexists(workdir):
                 raise
         return True

@@ -105,6 +105,8 @@ printf '%4096s' '' > "$probe" && ln -T -- "$probe" "$probe-link" || exit
 """
 _DISCARD: Final = r"""
 need_inside "$1" "$2"
+# where the whole of it is away nothing is known of the directory
+[ -d "$2" ] || { printf '%s: is not there\n' "$2" >&2; exit 66; }
 rm -rf -- "$1"
 """
 _MARKERS: Final = r"""

@@ -166,7 +166,7 @@ def around(lines: Sequence[str], commands: Sequence[str], image: str | None) -> 
     """Return both parts of a script one after the other, the commands in the image if any."""
     if image is None:
         return [*lines, *([_TAKE_BACK] if lines else []), *commands]
-    # the image's bash reads this very file, which is in the directory that it sees
+    # the image's bash reads this very file, in a directory that it sees
     return [
         'if [ "${1-}" = in-image ]; then',
         "shift",
@@ -222,7 +222,10 @@ def _in_image(path: str) -> str:
         "wlm_runner=$(type -P apptainer || type -P singularity) ||\n"
         '  wlm_fail 127 "neither apptainer nor singularity on $HOSTNAME"\n'
         'cd -- "$wlm_dir"\n'
-        '"$wlm_runner" exec --bind "$wlm_dir" --pwd "$wlm_dir" '
+        'wlm_bound=(--bind "$wlm_dir")\n'
+        "# on some sites this file is elsewhere\n"
+        '[[ $0 = "$wlm_dir"/* ]] || wlm_bound+=(--bind "${0%/*}")\n'
+        '"$wlm_runner" exec "${wlm_bound[@]}" --pwd "$wlm_dir" '
         f'{shlex.quote(place)} bash "$0" in-image || wlm_code=$?\n'
         "# other codes are those of the commands\n"
         '[ "$wlm_code" != 255 ] || wlm_fail 255 "${wlm_runner##*/} exec: exit code 255"\n'

@@ -146,6 +146,11 @@ def test_prepare_where_there_is_less_room_than_asked_for(site: Site) -> None:
         site.backend.prepare(site.workdir, disk_mb=1_000_000_000)
 
 
+def test_a_directory_that_is_not_there_is_discarded_already(site: Site) -> None:
+    assert site.backend.discard(site.workdir)
+    assert site.another().discard(site.workdir)
+
+
 def test_a_directory_that_was_discarded_is_made_anew(site: Site) -> None:
     assert site.backend.discard(site.workdir)
     with pytest.raises(JobRejectedError):

@@ -157,6 +157,23 @@ class TestPrepare:
         assert list(Path(local.workdir).iterdir()) == []
 
 
+class TestDiscard:
+    def test_a_scratch_directory_that_is_away_proves_nothing(self, local: LocalSite) -> None:
+        local.scratch.rename(local.scratch.with_name("away"))
+        with pytest.raises(BackendUnavailableError, match=f"^{local.scratch}: is not there$"):
+            local.backend.discard(local.workdir)
+
+    def test_what_cannot_be_removed(
+        self, local: LocalSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(path: str) -> None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+        monkeypatch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(JobRejectedError, match="No such file"):
+            local.backend.discard(local.workdir)
+
+
 class TestSubmitFaults:
     def test_no_room_for_the_scripts(
         self, local: LocalSite, monkeypatch: pytest.MonkeyPatch

@@ -73,6 +73,15 @@ def test_prepare_where_there_is_less_room_than_asked_for(files: SiteFiles, scrat
     assert re.fullmatch(text, caught.value.message)
 
 
+def test_discard_where_scratch_is_away(files: SiteFiles, scratch: Path) -> None:
+    files.prepare(f"{scratch}/x")
+    assert files.discard(f"{scratch}/x")
+    assert files.discard(f"{scratch}/x")
+    scratch.rename(scratch.with_name("away"))
+    with pytest.raises(BackendUnavailableError, match=f"{scratch}: is not there$"):
+        files.discard(f"{scratch}/x")
+
+
 def test_markers(files: SiteFiles, ref: JobRef) -> None:
     write(ref, "started", json.dumps({**CLAIM, "epoch": 1.5, "limit": 3, "job": "42"}) + "\n")
     write(ref, "exit.json", '{"code":3,"start":1.5,"end":2.5,"reason":"exit"}' + " " * 200 + "\n")

@@ -379,6 +379,23 @@ def test_an_image_that_fails_and_commands_that_fail_in_one(place: Place) -> None
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
 
 
+def test_a_script_outside_of_the_directory_is_seen_in_the_image(place: Place) -> None:
+    variables = container(place)
+    (place.directory / "a.sif").touch()
+    place.run("echo hello", image="a.sif", variables=variables)
+    script = place.directory / ".wlm/payload.sh"
+    elsewhere = script.rename(place.home / "payload.sh")
+    subprocess.run(
+        ["/bin/bash", elsewhere],
+        cwd=place.directory,
+        env={"PATH": f"{place.tools}:/usr/bin:/bin", **variables},
+        capture_output=True,
+        check=False,
+    )
+    words = (place.tools / "log").read_text().splitlines()
+    assert words[1:5] == ["--bind", str(place.directory), "--bind", str(place.home)]
+
+
 def test_no_program_for_images(place: Place) -> None:
     done = place.run("echo never", image="a.sif")
     if done.returncode == 127:  # this machine has neither
