@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,13 +37,15 @@ class Faults:
     status: dict[str, int] = field(default_factory=dict)  #: by method; "*" for all
     location: str = ""  #: with a status of 300 or more
     lies: int = 0  #: added to every size that is told
-    expect: bool = True  #: False: 100-continue is ignored, as by old servers
+    expect: bool = True  #: False: PUT is answered once all is there, as by old servers
+    no_expect: bool = False  #: 100-continue is answered with 417
     keeps: int | None = None  #: only so many bytes of what is put are kept
     spoils: bool = False  #: the first byte of what is put becomes another
     digest: str = ""  #: the digest header that HEAD has: Repr-Digest, Digest or Content-MD5
     parents: bool = False  #: directories must be made before files
     authorization: str = ""  #: the header that is asked for
     phrase: str = ""  #: what statuses are called
+    modified_now: bool = False  #: Last-Modified is that of the answer
     refuse_after: int | None = None  #: PUT is refused with 507 after so many bytes
 
 
@@ -67,6 +70,7 @@ class WebServer(Service):
     def __init__(self, cert_file: Path | None = None, host: str = "127.0.0.1") -> None:
         self.faults = Faults()
         self.asked: list[Asked] = []
+        self.connections = 0  #: made so far
         self.directories: set[str] = set()
         self._files: dict[str, _Stored] = {}
         self._versions = 0
@@ -136,6 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
+    def setup(self) -> None:
+        self.store.connections += 1
+        super().setup()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Write nothing."""
 
@@ -150,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_expect_100(self) -> bool:
         if not self.faults.expect:
             return True
-        if status := self._refused():
+        if status := 417 if self.faults.no_expect else self._refused():
             self._answer(status)
             self.close_connection = True
             return False
@@ -171,14 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._note()
-        if self.headers.get("Expect") and self.faults.expect:
-            pass  # it was looked at before the bytes came
-        elif (status := self._refused()) and self.faults.refuse_after is None:
-            self._answer(status)
-            self.close_connection = True
-            return
         data = self._take(int(self.headers["Content-Length"]))
         if data is None:
+            return
+        if status := self._refused():
+            self._answer(status)
             return
         if self.faults.spoils:
             data = bytes([data[0] ^ 1]) + data[1:]
@@ -259,12 +264,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(length))
         if self.faults.validators:
             self.send_header("ETag", etag)
-            self.send_header("Last-Modified", formatdate(1e9 + stored.version, usegmt=True))
+            self.send_header("Last-Modified", self._modified(stored))
         for name, value in self._digests(data):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
             self._send(data[begin:end])
+
+    def _modified(self, stored: _Stored) -> str:
+        then = time.time() if self.faults.modified_now else 1e9 + stored.version
+        return formatdate(then, usegmt=True)
 
     def _digests(self, data: bytes) -> list[tuple[str, str]]:
         sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode()

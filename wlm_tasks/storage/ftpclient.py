@@ -62,7 +62,7 @@ class FtpClient:
                     raise
                 return None
 
-        return self.call(ask)
+        return self.call(ask, "asking for its size: ")
 
     def modified(self, path: str) -> str | None:
         """Return the time of modification as the server tells it, None if it does not."""

@@ -6,7 +6,7 @@ import base64
 import http.cookiejar
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urljoin, urlsplit
@@ -14,13 +14,21 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import (
+    InvalidPathError,
+    StepError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
+from wlm_tasks.model.checks import show
 from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.weburls import WebUrl
 
 #: seconds for a connection, and without a byte until one counts as broken
 CONNECT_S: Final = 15.0
 STALL_S: Final = 60.0
+#: bytes of an answer's body that are rather read than a connection given up
+_SMALL: Final = 1024
 #: how often a request may be sent on
 _HOPS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -40,9 +48,13 @@ class WebClient:
     """
 
     def __init__(self, url: str, parsed: WebUrl, access: Access) -> None:
-        prepared = requests.Request("GET", url).prepare().url
-        self.url: Final = prepared or url  #: with everything escaped that must be
         self.place: Final = parsed.shown
+        try:
+            prepared = requests.Request("GET", url).prepare().url
+        except (requests.RequestException, ValueError) as error:
+            kind = type(error).__name__
+            raise InvalidPathError(f"URL: got {show(self.place)}, which is none ({kind})") from None
+        self.url: Final = prepared or url  #: with everything escaped that must be
         self.access: Final = access
         self._session = requests.Session()
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
@@ -54,13 +66,21 @@ class WebClient:
 
     @contextmanager
     def ask(
-        self, method: str, headers: Mapping[str, str] | None = None
+        self, method: str, headers: Mapping[str, str] | None = None, url: str | None = None
     ) -> Iterator[requests.Response]:
-        """Send a request without a body for the URL; the answer's body is yet to be read."""
-        response = self.send(method, headers)
+        """Send a request without a body, for the URL if no other is given.
+
+        The body of the answer is not looked at.
+        """
+        response = self.send(method, headers, url)
         try:
             yield response
         finally:
+            # with the answer read to its end the next request goes out on the same connection
+            length = response.headers.get("Content-Length", "")
+            if method == "HEAD" or (length.isdigit() and int(length) <= _SMALL):
+                with suppress(requests.RequestException):
+                    _ = response.content
             response.close()
 
     def send(

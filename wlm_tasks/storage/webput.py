@@ -37,9 +37,9 @@ class Put:
         self.early: int | None = None
         self.location = ""
         with translated(self._place, client.access):
-            self._connection, target = _connection(url, client.access)
+            self._connection, target, headers = _connection(url, client.access)
             try:
-                self._begin(url, target, size, expect=expect and size > 0)
+                self._begin(url, target, size, headers, expect=expect and size > 0)
             except BaseException:
                 self.close()
                 raise
@@ -60,7 +60,9 @@ class Put:
         """End the connection; a server that has not got everything throws it away."""
         self._connection.close()
 
-    def _begin(self, url: str, target: str, size: int, *, expect: bool) -> None:
+    def _begin(
+        self, url: str, target: str, size: int, proxy: dict[str, str], *, expect: bool
+    ) -> None:
         connection = self._connection
         connection.connect()
         assert connection.sock is not None  # noqa: S101 - connected
@@ -73,6 +75,7 @@ class Put:
             "Accept": "*/*",
             "Content-Type": "application/octet-stream",
             "Content-Length": str(size),
+            **proxy,
         }
         if (value := self._client.authorization(url)) is not None:
             headers["Authorization"] = value
@@ -93,8 +96,9 @@ class Put:
     def _refused(self, error: OSError) -> StepError:
         """Return what the server said before it closed the connection, if it did."""
         status = 0
-        with suppress(OSError, http.client.HTTPException):
-            status = self._answer()
+        if not isinstance(error, TimeoutError):  # then it says nothing either
+            with suppress(OSError, http.client.HTTPException):
+                status = self._answer()
         if status >= HTTPStatus.BAD_REQUEST:
             return put_trouble(self._client, status)
         return StorageUnavailableError(
@@ -159,8 +163,8 @@ def _head(sock: socket.socket) -> tuple[int, str]:
     return int(words[1]), http.client.parse_headers(io.BytesIO(rest)).get("Location", "")
 
 
-def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, str]:
-    """Return a connection yet to be made, and how the URL is called on it.
+def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
+    """Return a connection yet to be made, how the URL is called on it, and headers for a proxy.
 
     A proxy of the environment is used as for all other requests.
     """
@@ -176,9 +180,9 @@ def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, s
         secure = http.client.HTTPSConnection(*at, timeout=CONNECT_S, context=access.context())
         if proxy.hostname:
             secure.set_tunnel(host, port, headers)
-        return secure, target
+        return secure, target, {}
     plain = http.client.HTTPConnection(*at, timeout=CONNECT_S)
-    return plain, url if proxy.hostname else target
+    return (plain, url, headers) if proxy.hostname else (plain, target, {})
 
 
 def _proxy_headers(user: str | None, password: str | None) -> dict[str, str]:

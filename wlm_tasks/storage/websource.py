@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -23,6 +25,7 @@ _PATIENCE_S: Final = 1.0
 #: so many seconds, as nothing can stop it meanwhile
 COUNT_LIMIT: Final = 4 << 30
 COUNT_S: Final = 240.0
+_YOUNG_S: Final = 2.0
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
 
 
@@ -33,11 +36,14 @@ class Version:
     size: int | None  #: bytes in all, None if it does not tell
     etag: str
     modified: str
+    #: whether it was changed within the last seconds of the server's clock, and may be once more
+    #: without another time (RFC 9110, section 8.8.2.2)
+    young: bool = field(compare=False)
 
     @property
     def known(self) -> bool:
         """Whether another content would be seen by more than its size."""
-        return bool(self.etag or self.modified)
+        return bool(self.etag or self.modified) and not self.young
 
     def may_be(self, other: Version) -> bool:
         """Whether nothing that both tell differs: a part may come with fewer headers (15.3.7)."""
@@ -65,9 +71,21 @@ def version_of(response: requests.Response) -> Version:
         length = headers.get("Content-Length", "")
         plain = "chunked" not in headers.get("Transfer-Encoding", "").lower()
         size = int(length) if plain and length.isascii() and length.isdigit() else None
+    modified = headers.get("Last-Modified", "")
     return Version(
-        size=size, etag=headers.get("ETag", ""), modified=headers.get("Last-Modified", "")
+        size=size,
+        etag=headers.get("ETag", ""),
+        modified=modified,
+        young=_apart(modified, headers.get("Date", "")) < _YOUNG_S,
     )
+
+
+def _apart(modified: str, now: str) -> float:
+    """Return how many seconds lie between two dates, many if one is missing."""
+    try:
+        return (parsedate_to_datetime(now) - parsedate_to_datetime(modified)).total_seconds()
+    except (TypeError, ValueError):
+        return math.inf
 
 
 def _content_range(response: requests.Response) -> tuple[int | None, int | None]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.webclient import WebClient
@@ -27,8 +27,9 @@ _MOVED: Final = frozenset({301, 302, 307, 308})
 _HOPS: Final = 5
 #: a server may not be asked by this method
 _NO_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
-#: what directories (RFC 4918, section 9.3.1) answer that are there or have just been made
-_MADE: Final = frozenset({200, 201, 204, 301, 405})
+_GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+#: answers to a PUT below a directory that is missing (RFC 4918, section 9.7.1)
+_NO_DIRECTORY: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND})
 #: how often an upload may be stopped before that is an error
 _STOPS: Final = 3
 _WANTED: Final = {"Want-Repr-Digest": "sha-256=10, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
@@ -52,7 +53,7 @@ class WebTarget:
         """Open the file that is there, to be read back."""
         with self._client.ask("GET", {"Range": "bytes=0-0"}) as response:
             status = response.status_code
-        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        if status in _GONE:
             yield None
             return
         with web_file(self._client) as file:
@@ -149,7 +150,11 @@ class _WebPart:
         self._put = self._put or _begun(self._client, self._size)
         status = self._put.end()
         self.close()
-        if status not in {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT}:
+        if status in _NO_DIRECTORY and _make_directories(self._client):
+            raise StorageUnavailableError(
+                f"{self.place}: its directories were missing, they are made now"
+            )
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise put_trouble(self._client, status)
         self._verify()
         self._ended = True
@@ -217,11 +222,19 @@ def _asked(
         if response.status_code == HTTPStatus.OK:
             return version_of(response), response.headers
         if response.status_code not in _NO_METHOD:
-            raise client.trouble(response.status_code, "after writing: ")
+            raise _lost(client, response.status_code)
     with client.ask("GET", _WANTED) as response:
         if response.status_code != HTTPStatus.OK:
-            raise client.trouble(response.status_code, "after writing: ")
+            raise _lost(client, response.status_code)
         return version_of(response), response.headers
+
+
+def _lost(client: WebClient, status: int) -> StepError:
+    if status in _GONE:
+        return StorageUnavailableError(
+            f"{client.place}: is not there after it was written (HTTP {status})"
+        )
+    return client.trouble(status, "after writing: ")
 
 
 def _begun(client: WebClient, size: int) -> Put:
@@ -236,21 +249,22 @@ def _begun(client: WebClient, size: int) -> Put:
             url = client.next(url, put.location)
         elif put.early == HTTPStatus.EXPECTATION_FAILED and expect:
             expect = False
-        elif put.early in {HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND} and not made:
-            _make_directories(client)
+        elif put.early in _NO_DIRECTORY and not made:
             made = True
+            if not _make_directories(client):
+                raise put_trouble(client, put.early)
         else:
             raise put_trouble(client, put.early)
     raise StorageRefusedError(f"{client.place}: sent us on more than {_HOPS} times")
 
 
-def _make_directories(client: WebClient) -> None:
-    """Make those above the file by MKCOL; one that cannot be made shows when it is used."""
+def _make_directories(client: WebClient) -> bool:
+    """Make those above the file by MKCOL (RFC 4918, section 9.3); return whether any is new."""
     parts = urlsplit(client.url)
     names = parts.path.split("/")[1:-1]
+    new = False
     for count in range(1, len(names) + 1):
         path = "/".join(names[:count])
-        response = client.send("MKCOL", url=f"{parts.scheme}://{parts.netloc}/{path}/")
-        response.close()
-        if response.status_code not in _MADE:
-            continue
+        with client.ask("MKCOL", url=f"{parts.scheme}://{parts.netloc}/{path}/") as response:
+            new = new or response.status_code == HTTPStatus.CREATED
+    return new

@@ -47,6 +47,10 @@ def web_url(url: str, schemes: frozenset[str], example: str) -> WebUrl:
         _refuse(shown, f"one such as {example}")
     if match["user"] is not None:
         _refuse(shown, "one without a user: the setting `credentials` says who logs in")
+    try:
+        match["host"].encode("idna")
+    except UnicodeError:
+        _refuse(shown, "a host's name whose parts have 1 to 63 characters")
     if match["port"] and int(match["port"]) not in _PORTS:
         _refuse(shown, "a port from 1 to 65535")
     if not url.isprintable() or " " in url or "\\" in url or _ESCAPE.search(url):

@@ -35,7 +35,10 @@ def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
 
 
 @pytest.fixture
-def webserver() -> Iterator[WebServer]:
+def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     with WebServer() as server:
         yield server
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.storage.stores import CONTROL, MiB, deliver, fetch, sha256, stop_after
+from unit.storage.stores import CONTROL, MiB, deliver, fetch, stop_after
 from unit.storage.webstores import HttpStore
 
 from services.ports import free_port, release_port
@@ -181,7 +182,6 @@ def test_answers_to_get(
         (413, StorageRefusedError, "larger than the server takes"),
         (507, StorageUnavailableError, "no room left"),
         (503, StorageUnavailableError, "503"),
-        (202, StorageRefusedError, "202 Accepted"),
     ],
 )
 @pytest.mark.parametrize("expect", [True, False])
@@ -227,6 +227,18 @@ def test_what_was_put_is_verified(http: HttpStore, faults: Faults, header: str) 
     assert http.read("far.dat") is None
 
 
+def test_a_file_that_is_not_there_in_the_end(http: HttpStore, faults: Faults) -> None:
+    faults.expect, faults.status["PUT"] = False, 202
+    with pytest.raises(StorageUnavailableError, match="is not there after it was written"):
+        take(http, b"data")
+
+
+def test_a_server_that_wants_no_expectation(http: HttpStore, faults: Faults) -> None:
+    faults.no_expect = True
+    assert take(http).complete
+    assert http.read("far.dat") == DATA
+
+
 def test_a_file_that_arrived_short_is_removed(http: HttpStore, faults: Faults) -> None:
     faults.keeps = 7
     with pytest.raises(StorageUnavailableError, match="arrived with 7 bytes, expected"):
@@ -246,8 +258,19 @@ def test_what_was_put_is_verified_by_get(
         take(http, DATA[::-1])
 
 
-def test_directories_are_made(http: HttpStore, webserver: WebServer, faults: Faults) -> None:
-    faults.parents = True
+@pytest.mark.parametrize("expect", [True, False])
+def test_directories_are_made(
+    http: HttpStore,
+    webserver: WebServer,
+    faults: Faults,
+    monkeypatch: pytest.MonkeyPatch,
+    expect: bool,
+) -> None:
+    monkeypatch.setattr(webput, "_EXPECT_S", 0.05)
+    faults.parents, faults.expect = True, expect
+    if not expect:
+        with pytest.raises(StorageUnavailableError, match="directories were missing"):
+            take(http, url=http.url("a/b c/far.dat"))
     assert take(http, url=http.url("a/b c/far.dat")).complete
     assert http.read("a/b c/far.dat") == DATA
     assert webserver.directories == {"a", "a/b c"}
@@ -390,11 +413,46 @@ def test_a_query_is_sent_and_not_shown(http: HttpStore, webserver: WebServer) ->
     assert "hunter2" not in str(caught.value)
 
 
-def test_memory_is_bounded(http: HttpStore) -> None:
-    data = bytes(64 * MiB)
-    digest = sha256(data)
-    result = take(http, data, control=TransferControl(sha256=digest))
-    assert result.sha256 == digest
+def test_reading_takes_little_memory(http: HttpStore) -> None:
+    http.write("far.dat", os.urandom(64 * MiB))
+    tracemalloc.start()
+    try:
+        fetch(http.backend, http.url("far.dat"), str(http.root), "x", CONTROL)
+        assert tracemalloc.get_traced_memory()[1] < 8 * MiB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_changed_just_now_is_read_again(http: HttpStore, faults: Faults) -> None:
+    """Once more within that second, and nothing that a server tells would be another."""
+    faults.modified_now = True
+    http.write("far.dat", DATA)
+    with http.backend.source(http.url("far.dat")) as one:
+        first = one.identity()
+        assert not one.changed()
+    with http.backend.source(http.url("far.dat")) as other:
+        assert other.identity() != first
+
+
+def test_a_proxy_of_the_environment(
+    http: HttpStore, webserver: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = webserver.base.rpartition("/")[2].split(":")
+    monkeypatch.setenv("http_proxy", f"http://me:hunter2@{host}:{port}")
+    assert take(http, url="http://lab.invalid/a/far.dat").complete
+    assert http.read("a/far.dat") == DATA
+    assert bring(http, "http://lab.invalid/a/far.dat") == DATA
+    for asked in webserver.asked:
+        assert asked.path == "http://lab.invalid/a/far.dat"
+        assert asked.headers["Host"] == "lab.invalid"
+        assert asked.headers["Proxy-Authorization"] == "Basic bWU6aHVudGVyMg=="
+
+
+def test_few_connections(http: HttpStore, webserver: WebServer) -> None:
+    http.write("far.dat", DATA)
+    bring(http)
+    assert len(webserver.asked) == 3
+    assert webserver.connections == 1
 
 
 BAD = [
@@ -404,6 +462,7 @@ BAD = [
     *("http://h/a\nb", "http://h/a\r\nX: y", "http://h/%", "http://h/%zz", "http://h/a\\b"),
     *("http://h:0/x", "http://h:65536/x", "http://h:x/x", "http://h:/x", "http://u@h/x"),
     *("http://u:hunter2@h/x", "http://[::1/x", "http://[x]/x", "http://h@/x", "http://@h/x"),
+    *("http://a..b/x", f"http://{'h' * 64}/x"),
     *("http://h\\@evil/x", "http://h /x", "https://h/\t", "http://h/a\x7f"),
 ]
 
