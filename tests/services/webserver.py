@@ -258,7 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         length = end - begin + (0 if match and self.faults.ranges else self.faults.lies)
-        if self.faults.chunked:
+        chunked = self.faults.chunked  # a test may change it while this goes on
+        if chunked:
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(length))
@@ -269,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self._send(data[begin:end])
+            self._send(data[begin:end], chunked=chunked)
 
     def _modified(self, stored: _Stored) -> str:
         then = time.time() if self.faults.modified_now else 1e9 + stored.version
@@ -285,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return [(self.faults.digest, found[self.faults.digest])] if self.faults.digest else []
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, *, chunked: bool) -> None:
         sent = 0
         while sent < len(data):
             piece = data[sent : sent + _PIECE]
@@ -295,11 +296,9 @@ class _Handler(BaseHTTPRequestHandler):
             if not piece:
                 self._break()
                 return
-            self.wfile.write(
-                b"%x\r\n%b\r\n" % (len(piece), piece) if self.faults.chunked else piece
-            )
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             sent += len(piece)
-        if self.faults.chunked:
+        if chunked:
             self.wfile.write(b"0\r\n\r\n")
 
     def _break(self) -> None:
