@@ -198,8 +198,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_MKCOL(self) -> None:
         self._note()
         name = self.name.rstrip("/")
-        self._answer(405 if name in self.store.directories else 201)
-        self.store.directories.add(name)
+        parent = name.rpartition("/")[0]
+        if status := self.faults.status.get("MKCOL"):
+            self._answer(status)
+        elif name in self.store.directories:
+            self._answer(405)
+        elif parent and parent not in self.store.directories:
+            self._answer(409)
+        else:
+            self._answer(201)
+            self.store.directories.add(name)
 
     def _note(self) -> None:
         self.store.asked.append(Asked(self.command, self.path, dict(self.headers)))

@@ -135,6 +135,8 @@ class WebClient:
             good = False
         if not good:
             raise StorageRefusedError(f"{self.place}: sent us on, but not to a server of files")
+        if parts.path == f"{urlsplit(url).path}/":
+            raise StorageRefusedError(f"{self.place}: is a directory there, expected a file")
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
             raise StorageRefusedError(f"{self.place}: sent us on to {parts.hostname} without TLS")
         return target

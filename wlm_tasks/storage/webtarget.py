@@ -47,13 +47,15 @@ class WebTarget:
 
     def __init__(self, client: WebClient) -> None:
         self._client = client
+        self._missing = False  #: whether it was not there
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
         """Open the file that is there, to be read back."""
         with self._client.ask("GET", {"Range": "bytes=0-0"}) as response:
             status = response.status_code
-        if status in _GONE:
+        self._missing = status in _GONE
+        if self._missing:
             yield None
             return
         with web_file(self._client) as file:
@@ -64,6 +66,10 @@ class WebTarget:
         """Lock the URL; nothing is ever there of an earlier transfer."""
         url, place = self._client.url, self._client.place
         with _LOCKS.held(url, place):
+            # some servers look for them when all bytes are there, which are sent twice then;
+            # one that is no WebDAV server says no, and that is all
+            if self._missing:
+                _make_directories(self._client)
             part = _WebPart(self._client, size)
             try:
                 yield part
@@ -259,12 +265,22 @@ def _begun(client: WebClient, size: int) -> Put:
 
 
 def _make_directories(client: WebClient) -> bool:
-    """Make those above the file by MKCOL (RFC 4918, section 9.3); return whether any is new."""
+    """Make those above the file by MKCOL (RFC 4918, section 9.3); return whether any is new.
+
+    From the lowest one up to the first that is there, then down: mostly one request is enough.
+    """
     parts = urlsplit(client.url)
     names = parts.path.split("/")[1:-1]
-    new = False
-    for count in range(1, len(names) + 1):
+
+    def make(count: int) -> int:
         path = "/".join(names[:count])
         with client.ask("MKCOL", url=f"{parts.scheme}://{parts.netloc}/{path}/") as response:
-            new = new or response.status_code == HTTPStatus.CREATED
+            return response.status_code
+
+    there = len(names)
+    while there and (status := make(there)) in _NO_DIRECTORY:
+        there -= 1
+    new = bool(there) and status == HTTPStatus.CREATED
+    for count in range(there + 1, len(names) + 1):
+        new = make(count) == HTTPStatus.CREATED or new
     return new

@@ -259,21 +259,40 @@ def test_what_was_put_is_verified_by_get(
 
 
 @pytest.mark.parametrize("expect", [True, False])
-def test_directories_are_made(
-    http: HttpStore,
-    webserver: WebServer,
-    faults: Faults,
-    monkeypatch: pytest.MonkeyPatch,
-    expect: bool,
+def test_directories_that_vanish(
+    http: HttpStore, webserver: WebServer, faults: Faults, expect: bool
 ) -> None:
-    monkeypatch.setattr(webput, "_EXPECT_S", 0.05)
     faults.parents, faults.expect = True, expect
-    if not expect:
-        with pytest.raises(StorageUnavailableError, match="directories were missing"):
-            take(http, url=http.url("a/b c/far.dat"))
-    assert take(http, url=http.url("a/b c/far.dat")).complete
-    assert http.read("a/b c/far.dat") == DATA
+    url = http.url("a/b c/far.dat")
+    (http.root / "x").write_bytes(DATA)
+    with http.backend.target(url, None) as target, target.part(4) as part:
+        part.write_at(0, b"data")
+        if expect:
+            part.commit()
+        else:
+            with pytest.raises(StorageUnavailableError, match="directories were missing"):
+                part.commit()
     assert webserver.directories == {"a", "a/b c"}
+    assert take(http, url=url).complete
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
+def test_servers_without_directories(http: HttpStore, faults: Faults, status: int) -> None:
+    faults.status["MKCOL"] = status
+    assert take(http, url=http.url("a/b/far.dat")).complete
+    faults.parents = True
+    with pytest.raises(StorageRefusedError, match="has no such directory and makes none"):
+        take(http, url=http.url("c/far.dat"))
+
+
+def test_directories_are_made_before_bytes_are_sent(
+    http: HttpStore, webserver: WebServer, faults: Faults
+) -> None:
+    faults.parents, faults.expect = True, False
+    assert take(http, url=http.url("a/b/c/far.dat")).complete
+    webserver.asked.clear()
+    assert take(http, url=http.url("a/b/c/other.dat")).complete
+    assert [asked.path for asked in webserver.asked if asked.method == "MKCOL"] == ["/a/b/c/"]
 
 
 def test_uploads_that_never_end_are_told(http: HttpStore) -> None:
@@ -380,6 +399,13 @@ def test_redirects_to_nowhere(http: HttpStore, faults: Faults, location: str) ->
         bring(http)
 
 
+def test_a_directory_is_no_file(http: HttpStore, faults: Faults) -> None:
+    """Its list would be taken for one."""
+    faults.status["*"], faults.location = 301, "/a/"
+    with pytest.raises(StorageRefusedError, match="is a directory there"):
+        bring(http, http.url("a"))
+
+
 @pytest.mark.usefixtures("secret")
 def test_a_put_that_is_sent_on(http: HttpStore, faults: Faults, other: WebServer) -> None:
     get_in(http, credentials="env:LAB")
@@ -443,7 +469,7 @@ def test_a_proxy_of_the_environment(
     assert http.read("a/far.dat") == DATA
     assert bring(http, "http://lab.invalid/a/far.dat") == DATA
     for asked in webserver.asked:
-        assert asked.path == "http://lab.invalid/a/far.dat"
+        assert asked.path.startswith("http://lab.invalid/a/")
         assert asked.headers["Host"] == "lab.invalid"
         assert asked.headers["Proxy-Authorization"] == "Basic bWU6aHVudGVyMg=="
 
