@@ -33,7 +33,7 @@ class Faults:
     validators: bool = True  #: False: neither ETag nor Last-Modified
     weak: bool = False  #: ETags that begin with W/
     cut_after: int | None = None  #: the connection breaks after so many bytes of a body
-    stall_after: int | None = None  #: nothing more comes after so many bytes of a body
+    stall_after: int | None = None  #: nothing more comes or is taken after so many bytes of a body
     status: dict[str, int] = field(default_factory=dict)  #: by method; "*" for all
     location: str = ""  #: with a status of 300 or more
     lies: int = 0  #: added to every size that is told
@@ -240,6 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
             if after is not None and len(data) >= after:
                 self._answer(507)
                 self.close_connection = True
+                return None
+            if self.faults.stall_after is not None and len(data) >= self.faults.stall_after:
+                self._break()
                 return None
             if not (piece := self.rfile.read(min(_PIECE, length - len(data)))):
                 self.close_connection = True

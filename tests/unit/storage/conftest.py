@@ -21,7 +21,8 @@ from unit.storage.webstores import FtpStore, HttpStore
 from services import require_service
 from services.ftpserver import PrivateFtp
 from services.sshd import PrivateSshd
-from services.webserver import WebServer
+from services.webserver import Faults, WebServer
+from wlm_tasks.storage import ftpclient, webclient, webput
 
 
 @pytest.fixture
@@ -41,6 +42,17 @@ def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
         monkeypatch.delenv(name.upper(), raising=False)
     with WebServer() as server:
         yield server
+
+
+@pytest.fixture
+def faults(webserver: WebServer) -> Faults:
+    return webserver.faults
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (webclient, webput, ftpclient):
+        monkeypatch.setattr(module, "STALL_S", 0.5)
 
 
 @pytest.fixture

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import CONTROL, fetch
+from unit.storage.stores import CONTROL, deliver, fetch
 from unit.storage.webstores import HttpStore
 
 from services.certificates import certificate
+from services.proxy import TunnelProxy
 from services.webserver import WebServer
+from wlm_tasks.config import load
 from wlm_tasks.errors import ConfigError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.plugins import storage_backend
 from wlm_tasks.storage.ftp import FtpStorage
 from wlm_tasks.storage.http import HttpStorage
 
@@ -88,6 +91,39 @@ def test_a_certificate_that_is_not_trusted(tls: HttpStore) -> None:
             pytest.raises(StorageUnavailableError, match=told),
         ):
             part.commit()
+
+
+def test_a_proxy_with_tls(tls: HttpStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = {"ca_file": str(tmp_path / "certificates/cert.pem")}
+    tls.backend = HttpStorage(name="lab", options=options)
+    (tls.root / "x").write_bytes(b"data")
+    with TunnelProxy() as proxy, tls.server:
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("https_proxy", proxy.url)
+        url = tls.url("far.dat")
+        assert deliver(tls.backend, str(tls.root), "x", url, CONTROL).complete
+        assert fetch(tls.backend, url, str(tls.root), "y", CONTROL).complete
+        assert tls.read("far.dat") == b"data"
+        assert len(proxy.asked) >= 2
+        assert {line.split()[1] for line in proxy.asked} == {f"127.0.0.1:{tls.server.port}"}
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"), [("https://lab.example.org/data/x", HttpStorage), ("ftp://h/x", FtpStorage)]
+)
+def test_settings_as_they_are_written(
+    tmp_path: Path, url: str, kind: type[HttpStorage | FtpStorage]
+) -> None:
+    file = tmp_path / "wlm.toml"
+    file.write_text(
+        "[storages.lab]\nurl = 'https://lab.example.org/data/'\ntoken = 'env:LAB'\n"
+        f"[storages.ftp]\nurl = 'ftp://h'\ncredentials = 'file:{tmp_path}/p'\nca_file = '/x'\n"
+    )
+    settings = load(file)
+    backend = storage_backend(url, settings.storage(url))
+    assert isinstance(backend, kind)
+    assert backend._access.has_secret
 
 
 def test_a_redirect_away_from_tls(tls: HttpStore, webserver: WebServer, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import CONTROL, MiB, deliver, fetch, stop_after
-from unit.storage.webstores import FtpStore
+from unit.storage.stores import MiB, fetch, stop_after
+from unit.storage.webstores import FtpStore, bring, take
 
 from services import require_service
 from services.certificates import certificate
@@ -21,16 +21,10 @@ from wlm_tasks.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from wlm_tasks.storage import ftpclient
-from wlm_tasks.storage.base import TransferControl, TransferResult
+from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.ftp import FtpStorage
 
 DATA = os.urandom(2 * MiB + 5)
-
-
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ftpclient, "STALL_S", 0.5)
 
 
 @pytest.fixture
@@ -50,26 +44,12 @@ def locked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FtpSt
         yield store
 
 
-def bring(store: FtpStore, url: str = "", control: TransferControl = CONTROL) -> bytes:
-    """Get the far file and return what has arrived."""
-    fetch(store.backend, url or store.url("far.dat"), str(store.root), "x", control)
-    return (store.root / "x").read_bytes()
-
-
-def take(
-    store: FtpStore, data: bytes = DATA, url: str = "", control: TransferControl = CONTROL
-) -> TransferResult:
-    """Put the near file."""
-    (store.root / "x").write_bytes(data)
-    return deliver(store.backend, str(store.root), "x", url or store.url("far.dat"), control)
-
-
 def test_tls(locked_up: FtpStore) -> None:
-    assert not take(locked_up, control=stop_after(1)).complete
+    assert not take(locked_up, DATA, control=stop_after(1)).complete
     assert locked_up.read_part("far.dat") == DATA[:MiB]
-    assert take(locked_up).complete
+    assert take(locked_up, DATA).complete
     assert locked_up.read("far.dat") == DATA
-    assert take(locked_up).moved == 0
+    assert take(locked_up, DATA).moved == 0
     (locked_up.root / "x").unlink()
     assert bring(locked_up) == DATA
 
@@ -185,7 +165,7 @@ def test_a_server_that_goes_away_while_it_is_written(ftp: FtpStore) -> None:
 def test_answers(ftp: FtpStore, answers: dict[str, str], kind: type[StepError], told: str) -> None:
     ftp.server.restart(answers=answers)
     with pytest.raises(kind, match=told):
-        take(ftp)
+        take(ftp, DATA)
     assert ftp.read("far.dat") is None
 
 
@@ -209,13 +189,13 @@ def test_a_part_that_cannot_be_gone_on_with(ftp: FtpStore) -> None:
     ftp.server.restart(answers={"REST": "502 No."})
     ftp.write_part("far.dat", DATA[:MiB] + b"z" * MiB)
     with pytest.raises(StorageUnavailableError, match="a part that differs was removed"):
-        take(ftp)
+        take(ftp, DATA)
     assert ftp.read_part("far.dat") is None
-    assert take(ftp).complete
+    assert take(ftp, DATA).complete
 
 
 def test_directories_are_made(ftp: FtpStore) -> None:
-    assert take(ftp, url=ftp.url("a/b c/ü/far.dat")).complete
+    assert take(ftp, DATA, url=ftp.url("a/b c/ü/far.dat")).complete
     assert ftp.read("a/b c/ü/far.dat") == DATA
 
 
@@ -224,7 +204,7 @@ def test_a_directory_is_no_file(ftp: FtpStore) -> None:
     with pytest.raises(StorageRefusedError, match="No such file, or none that may be read"):
         bring(ftp)
     with pytest.raises(StorageRefusedError, match="renaming: the server refuses: 550"):
-        take(ftp)
+        take(ftp, DATA)
 
 
 def test_a_file_by_its_absolute_path(ftp: FtpStore) -> None:

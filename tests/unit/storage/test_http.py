@@ -1,17 +1,15 @@
-"""HTTP servers of all kinds: what they do wrong, and what is told of it."""
+"""Reading from HTTP servers of all kinds: what they do wrong, and what is told of it."""
 
 from __future__ import annotations
 
 import os
 import time
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.storage.stores import CONTROL, MiB, deliver, fetch, stop_after
-from unit.storage.webstores import HttpStore
+from unit.storage.stores import CONTROL, MiB, fetch, stop_after
+from unit.storage.webstores import HttpStore, bring, take
 
 from services.ports import free_port, release_port
 from services.webserver import Faults, WebServer
@@ -21,36 +19,9 @@ from wlm_tasks.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from wlm_tasks.storage import webclient, webput, websource
-from wlm_tasks.storage.base import TransferControl, TransferResult
-from wlm_tasks.storage.http import HttpStorage
+from wlm_tasks.storage import websource
 
 DATA = os.urandom(2 * MiB + 5)
-
-
-@pytest.fixture
-def faults(webserver: WebServer) -> Faults:
-    return webserver.faults
-
-
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webclient, "STALL_S", 0.5)
-    monkeypatch.setattr(webput, "STALL_S", 0.5)
-
-
-def bring(store: HttpStore, url: str = "", control: TransferControl = CONTROL) -> bytes:
-    """Get the far file and return what has arrived."""
-    fetch(store.backend, url or store.url("far.dat"), str(store.root), "x", control)
-    return (store.root / "x").read_bytes()
-
-
-def take(
-    store: HttpStore, data: bytes = DATA, url: str = "", control: TransferControl = CONTROL
-) -> TransferResult:
-    """Put the near file."""
-    (store.root / "x").write_bytes(data)
-    return deliver(store.backend, str(store.root), "x", url or store.url("far.dat"), control)
 
 
 @pytest.mark.parametrize(
@@ -173,270 +144,18 @@ def test_answers_to_get(
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("status", "kind", "told"),
-    [
-        (403, StorageRefusedError, "permission denied .*credentials"),
-        (405, StorageRefusedError, "takes no files there"),
-        (409, StorageRefusedError, "no such directory"),
-        (413, StorageRefusedError, "larger than the server takes"),
-        (507, StorageUnavailableError, "no room left"),
-        (503, StorageUnavailableError, "503"),
-    ],
-)
-@pytest.mark.parametrize("expect", [True, False])
-@pytest.mark.parametrize("data", [b"", DATA], ids=["empty", "big"])
-def test_answers_to_put(  # noqa: PLR0917
-    http: HttpStore,
-    faults: Faults,
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
-    kind: type[StepError],
-    told: str,
-    expect: bool,
-    data: bytes,
-) -> None:
-    monkeypatch.setattr(webput, "_EXPECT_S", 0.05)
-    faults.status["PUT"] = status
-    faults.expect = expect
-    with pytest.raises(kind, match=told):
-        take(http, data)
-    assert http.read("far.dat") is None
-
-
-def test_a_server_that_has_enough_under_way(http: HttpStore, faults: Faults) -> None:
-    faults.refuse_after = MiB
-    data = os.urandom(16 * MiB)
-    with pytest.raises(StorageUnavailableError, match=r"no room left|the connection broke"):
-        take(http, data)
-    assert http.read("far.dat") is None
-
-
-@pytest.mark.parametrize("header", ["Repr-Digest", "Digest", "Content-MD5", ""])
-def test_what_was_put_is_verified(http: HttpStore, faults: Faults, header: str) -> None:
-    faults.digest = header
-    assert take(http).complete
-    assert http.read("far.dat") == DATA
-    other = DATA[::-1]
-    faults.spoils = True
-    if not header:  # what no server tells cannot be seen
-        assert take(http, other).complete
-        return
-    with pytest.raises(StorageUnavailableError, match=r"arrived with another .* digest"):
-        take(http, other)
-    assert http.read("far.dat") is None
-
-
-def test_a_file_that_is_not_there_in_the_end(http: HttpStore, faults: Faults) -> None:
-    faults.expect, faults.status["PUT"] = False, 202
-    with pytest.raises(StorageUnavailableError, match="is not there after it was written"):
-        take(http, b"data")
-
-
-def test_a_server_that_wants_no_expectation(http: HttpStore, faults: Faults) -> None:
-    faults.no_expect = True
-    assert take(http).complete
-    assert http.read("far.dat") == DATA
-
-
-def test_a_file_that_arrived_short_is_removed(http: HttpStore, faults: Faults) -> None:
-    faults.keeps = 7
-    with pytest.raises(StorageUnavailableError, match="arrived with 7 bytes, expected"):
-        take(http)
-    assert http.read("far.dat") is None
-
-
-@pytest.mark.parametrize("wrong", [{"head": False}, {"chunked": True}], ids=str)
-def test_what_was_put_is_verified_by_get(
-    http: HttpStore, faults: Faults, wrong: dict[str, Any]
-) -> None:
-    for name, value in wrong.items():
-        setattr(faults, name, value)
-    assert take(http).complete
-    faults.keeps = 7
-    with pytest.raises(StorageUnavailableError, match="arrived with 7 bytes"):
-        take(http, DATA[::-1])
-
-
-@pytest.mark.parametrize("expect", [True, False])
-def test_directories_that_vanish(
-    http: HttpStore, webserver: WebServer, faults: Faults, expect: bool
-) -> None:
-    faults.parents, faults.expect = True, expect
-    url = http.url("a/b c/far.dat")
-    (http.root / "x").write_bytes(DATA)
-    with http.backend.target(url, None) as target, target.part(4) as part:
-        part.write_at(0, b"data")
-        if expect:
-            part.commit()
-        else:
-            with pytest.raises(StorageUnavailableError, match="directories were missing"):
-                part.commit()
-    assert webserver.directories == {"a", "a/b c"}
-    assert take(http, url=url).complete
-
-
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
-def test_servers_without_directories(http: HttpStore, faults: Faults, status: int) -> None:
-    faults.status["MKCOL"] = status
-    assert take(http, url=http.url("a/b/far.dat")).complete
-    faults.parents = True
-    with pytest.raises(StorageRefusedError, match="has no such directory and makes none"):
-        take(http, url=http.url("c/far.dat"))
-
-
-def test_directories_are_made_before_bytes_are_sent(
-    http: HttpStore, webserver: WebServer, faults: Faults
-) -> None:
-    faults.parents, faults.expect = True, False
-    assert take(http, url=http.url("a/b/c/far.dat")).complete
-    webserver.asked.clear()
-    assert take(http, url=http.url("a/b/c/other.dat")).complete
-    assert [asked.path for asked in webserver.asked if asked.method == "MKCOL"] == ["/a/b/c/"]
-
-
-def test_uploads_that_never_end_are_told(http: HttpStore) -> None:
-    """Each slice begins anew: without an error it would go on for ever."""
-    for _ in range(2):
-        assert not take(http, control=stop_after(2)).complete
-    with pytest.raises(StorageUnavailableError, match=r"stopped 3 times.*steps\.slice_s"):
-        take(http, control=stop_after(2))
-    assert http.read("far.dat") is None
-    assert take(http).complete
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[WebServer]:
-    """Another server: another host for whoever looks at names."""
-    with WebServer(host="127.0.0.2") as server:
-        yield server
-
-
-@pytest.fixture
-def secret(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("LAB", "me:hunter2")
-    return "Basic bWU6aHVudGVyMg=="
-
-
-def get_in(http: HttpStore, **options: str) -> None:
-    http.backend = HttpStorage(name="lab", options=options)
-
-
-def test_credentials(http: HttpStore, faults: Faults, secret: str) -> None:
-    http.write("far.dat", DATA)
-    faults.authorization = secret
-    with pytest.raises(StorageRefusedError, match=r"may need `credentials` in a table"):
-        bring(http)
-    get_in(http, credentials="env:LAB")
-    assert bring(http) == DATA
-    assert take(http, DATA[::-1]).complete
-    assert "hunter2" not in repr(vars(http.backend))
-
-
-def test_a_token(http: HttpStore, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAB_TOKEN", "abc.def")
-    faults.authorization = "Bearer abc.def"
-    http.write("far.dat", DATA)
-    get_in(http, token="env:LAB_TOKEN")
-    assert bring(http) == DATA
-    monkeypatch.setenv("LAB_TOKEN", "hunter2")
-    with pytest.raises(StorageRefusedError, match=r"storages\.lab\.token leads to") as caught:
-        bring(http, http.url("other"))
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize("value", ["", "hunter2", "a:b\nc: d"])
-def test_bad_credentials(http: HttpStore, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("LAB", value)
-    get_in(http, credentials="env:LAB")
-    with pytest.raises(StorageUnavailableError, match=r"storages\.lab\.credentials: got") as caught:
-        bring(http)
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.usefixtures("secret")
-def test_a_netrc_does_not_count(
-    http: HttpStore, webserver: WebServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    http.write("far.dat", DATA)
-    bring(http)
-    take(http, DATA[::-1])
-    assert not [asked for asked in webserver.asked if "Authorization" in asked.headers]
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_to_another_host_goes_without_credentials(
-    http: HttpStore, faults: Faults, other: WebServer, secret: str, status: int
-) -> None:
-    get_in(http, credentials="env:LAB")
-    other.write("moved.dat", DATA)
-    faults.status["*"] = status
-    faults.location = other.url("moved.dat")
-    assert bring(http) == DATA
-    assert not [asked for asked in other.asked if "Authorization" in asked.headers]
-    assert all(a.headers["Authorization"] == secret for a in http.server.asked)
-
-
-@pytest.mark.usefixtures("secret")
-def test_a_redirect_on_the_same_host_goes_with_them(http: HttpStore, faults: Faults) -> None:
-    get_in(http, credentials="env:LAB")
-    faults.status["*"] = 302
-    faults.location = "/elsewhere"
-    with pytest.raises(StorageRefusedError, match="sent us on more than 5 times"):
-        bring(http)
-    asked = http.server.asked
-    assert [a.path for a in asked] == ["/far.dat", *["/elsewhere"] * 5]
-    assert all("Authorization" in a.headers for a in asked)
-
-
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://h/x", "http://h:x/"])
-def test_redirects_to_nowhere(http: HttpStore, faults: Faults, location: str) -> None:
-    faults.status["*"] = 302
-    faults.location = location
-    with pytest.raises(StorageRefusedError, match="sent us on, but not to a server of files"):
-        bring(http)
-
-
-def test_a_directory_is_no_file(http: HttpStore, faults: Faults) -> None:
-    """Its list would be taken for one."""
-    faults.status["*"], faults.location = 301, "/a/"
-    with pytest.raises(StorageRefusedError, match="is a directory there"):
-        bring(http, http.url("a"))
-
-
-@pytest.mark.usefixtures("secret")
-def test_a_put_that_is_sent_on(http: HttpStore, faults: Faults, other: WebServer) -> None:
-    get_in(http, credentials="env:LAB")
-    faults.status["*"] = 307
-    faults.location = other.url("moved.dat")
-    assert take(http).complete
-    assert other.read("moved.dat") == DATA
-    assert not [asked for asked in other.asked if "Authorization" in asked.headers]
-
-
 def test_nobody_listens(http: HttpStore) -> None:
     port = free_port()
     with pytest.raises(StorageUnavailableError, match="cannot be reached"):
         bring(http, f"http://127.0.0.1:{port}/x")
     with pytest.raises(StorageUnavailableError, match="cannot be reached"):
-        take(http, url=f"http://127.0.0.1:{port}/x")
+        take(http, DATA, url=f"http://127.0.0.1:{port}/x")
     release_port(port)
 
 
 def test_no_such_host(http: HttpStore) -> None:
     with pytest.raises(StorageUnavailableError, match="cannot be reached"):
         bring(http, "http://no-such-host.invalid/x")
-
-
-def test_a_query_is_sent_and_not_shown(http: HttpStore, webserver: WebServer) -> None:
-    http.write("far.dat", DATA)
-    assert bring(http, http.url("far.dat") + "?Signature=hunter2") == DATA
-    assert webserver.asked[0].path == "/far.dat?Signature=hunter2"
-    with pytest.raises(StorageRefusedError, match=r"/no\?\.\.\.: No such file") as caught:
-        bring(http, http.url("no") + "?Signature=hunter2")
-    assert "hunter2" not in str(caught.value)
 
 
 def test_reading_takes_little_memory(http: HttpStore) -> None:
@@ -458,20 +177,6 @@ def test_a_file_changed_just_now_is_read_again(http: HttpStore, faults: Faults) 
         assert not one.changed()
     with http.backend.source(http.url("far.dat")) as other:
         assert other.identity() != first
-
-
-def test_a_proxy_of_the_environment(
-    http: HttpStore, webserver: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host, port = webserver.base.rpartition("/")[2].split(":")
-    monkeypatch.setenv("http_proxy", f"http://me:hunter2@{host}:{port}")
-    assert take(http, url="http://lab.invalid/a/far.dat").complete
-    assert http.read("a/far.dat") == DATA
-    assert bring(http, "http://lab.invalid/a/far.dat") == DATA
-    for asked in webserver.asked:
-        assert asked.path.startswith("http://lab.invalid/a/")
-        assert asked.headers["Host"] == "lab.invalid"
-        assert asked.headers["Proxy-Authorization"] == "Basic bWU6aHVudGVyMg=="
 
 
 def test_few_connections(http: HttpStore, webserver: WebServer) -> None:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from unit.storage.stores import FileStore, Store
+from unit.storage.stores import CONTROL, FileStore, Store, deliver, fetch
 
 from services.ftpserver import PrivateFtp
 from services.webserver import WebServer
 from wlm_tasks.model.paths import part_name
+from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.ftp import FtpStorage
 from wlm_tasks.storage.http import HttpStorage
 
@@ -82,3 +83,17 @@ class FtpStore(FileStore):
         """Give it an old time, and each another one: the server tells whole seconds."""
         self._time += 2
         os.utime(path, (self._time, self._time))
+
+
+def bring(store: Store, url: str = "", control: TransferControl = CONTROL) -> bytes:
+    """Get the far file and return what has arrived."""
+    fetch(store.backend, url or store.url("far.dat"), str(store.root), "x", control)
+    return (store.root / "x").read_bytes()
+
+
+def take(
+    store: Store, data: bytes, url: str = "", control: TransferControl = CONTROL
+) -> TransferResult:
+    """Put the near file."""
+    (store.root / "x").write_bytes(data)
+    return deliver(store.backend, str(store.root), "x", url or store.url("far.dat"), control)
