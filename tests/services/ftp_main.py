@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from pyftpdlib.authorizers import DummyAuthorizer
@@ -42,6 +43,12 @@ def control_channel(secure: bool, faults: dict[str, Any]) -> type:
                 self.respond(faults["answers"][cmd])
                 return
             super().pre_process_command(line, cmd, arg)
+
+        def ftp_RNTO(self, path: str) -> None:  # noqa: N802 - the library calls it so
+            if faults.get("keeps_names") and Path(path).exists():
+                self.respond("550 There is one already.")
+                return
+            super().ftp_RNTO(path)
 
         def on_incomplete_file_received(self, file: str) -> None:
             """Keep it, as most servers do."""

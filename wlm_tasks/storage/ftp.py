@@ -241,14 +241,16 @@ class _FtpPart(_FtpFile):
             raise StorageUnavailableError(
                 f"{self.place}: arrived with {size} bytes, expected {self._wanted}"
             )
+        self._command("RNFR", self._path)
         try:
-            self._client.call(lambda ftp: ftp.rename(self._path, self._name), "renaming: ")
+            self._command("RNTO", self._name)
         except StorageRefusedError:
             # some servers rename to no name that is taken
             if self._client.size(self._name) is None:
                 raise
-            self._client.call(lambda ftp: ftp.delete(self._name), "replacing: ")
-            self._client.call(lambda ftp: ftp.rename(self._path, self._name), "renaming: ")
+            self._command("DELE", self._name)
+            self._command("RNFR", self._path)
+            self._command("RNTO", self._name)
 
     def discard(self) -> None:
         self._client.drop()
@@ -263,6 +265,9 @@ class _FtpPart(_FtpFile):
         elif self._client.streams:
             self._client.drop()
         self._writes = False
+
+    def _command(self, word: str, path: str) -> None:
+        self._client.call(lambda ftp: ftp.sendcmd(f"{word} {path}"), "renaming: ")
 
     def _open(self, command: str, offset: int) -> None:
         self.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import http.cookiejar
 import ssl
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,12 @@ _PORTS: Final = {"http": 80, "https": 443}
 _PASSING: Final = frozenset({408, 421, 423, 425, 429})
 #: of those of 500 and more the ones that will not
 _LASTING: Final = frozenset({501, 505})
+_FAULTS: Final = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
 _GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
 
@@ -166,8 +173,7 @@ def translated(place: str, access: Access) -> Iterator[None]:
         raise StorageRefusedError(
             f"{place}: cannot be asked for ({type(error).__name__})"
         ) from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException,
-            OSError) as error:  # fmt: skip
+    except _FAULTS as error:
         raise StorageUnavailableError(f"{place}: {_words(error, access)}") from None
 
 

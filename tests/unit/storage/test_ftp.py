@@ -194,6 +194,21 @@ def test_a_part_that_cannot_be_gone_on_with(ftp: FtpStore) -> None:
     assert take(ftp, DATA).complete
 
 
+def test_a_server_that_replaces_no_file(ftp: FtpStore) -> None:
+    ftp.server.restart(keeps_names=True)
+    ftp.write("far.dat", b"old")
+    assert take(ftp, DATA).complete
+    assert ftp.read("far.dat") == DATA
+
+
+def test_a_server_that_renames_nothing_keeps_the_old_file(ftp: FtpStore) -> None:
+    ftp.server.restart(answers={"RNFR": "550 Permission denied."})
+    ftp.write("far.dat", b"old")
+    with pytest.raises(StorageRefusedError, match="renaming: the server refuses: 550 Permission"):
+        take(ftp, DATA)
+    assert ftp.read("far.dat") == b"old"
+
+
 def test_directories_are_made(ftp: FtpStore) -> None:
     assert take(ftp, DATA, url=ftp.url("a/b c/ü/far.dat")).complete
     assert ftp.read("a/b c/ü/far.dat") == DATA
