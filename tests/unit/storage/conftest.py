@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import FarMemStore, FileStore, Get, MemTestStore, Put, ScpStore, Store, Way
+from unit.storage.stores import (
+    FarMemStore,
+    FileStore,
+    Get,
+    MemTestStore,
+    Put,
+    ScpStore,
+    Store,
+    Way,
+)
+from unit.storage.webstores import FtpStore, HttpStore
 
+from services import require_service
+from services.ftpserver import PrivateFtp
 from services.sshd import PrivateSshd
+from services.webserver import Faults, WebServer
+from wlm_tasks.storage import ftpclient, webclient, webput
 
 
 @pytest.fixture
@@ -20,9 +35,48 @@ def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
     return ScpStore(tmp_path, sshd)
 
 
+@pytest.fixture
+def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with WebServer() as server:
+        yield server
+
+
+@pytest.fixture
+def faults(webserver: WebServer) -> Faults:
+    return webserver.faults
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (webclient, webput, ftpclient):
+        monkeypatch.setattr(module, "STALL_S", 0.5)
+
+
+@pytest.fixture
+def http(tmp_path: Path, webserver: WebServer) -> HttpStore:
+    return HttpStore(tmp_path, webserver)
+
+
+@pytest.fixture
+def ftpserver(tmp_path: Path) -> Iterator[PrivateFtp]:
+    require_service("pyftpdlib", PrivateFtp.available())
+    directory = tmp_path / "ftp"
+    directory.mkdir()
+    with PrivateFtp(directory, tmp_path / "ftp.log") as server:
+        yield server
+
+
+@pytest.fixture
+def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
+    return FtpStore(tmp_path, ftpserver)
+
+
 @pytest.fixture(
-    params=[FileStore, MemTestStore, FarMemStore, "scp"],
-    ids=["file", "mem", "far", "scp"],
+    params=[FileStore, MemTestStore, FarMemStore, "scp", "http", "ftp"],
+    ids=["file", "mem", "far", "scp", "http", "ftp"],
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of storage in turn."""
@@ -30,6 +84,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     made = request.getfixturevalue(request.param) if named else request.param(tmp_path)
     assert isinstance(made, Store)
     return made
+
+
+@pytest.fixture
+def resuming(way: Way) -> Way:
+    """Those where an early end keeps what was moved."""
+    if not way.resumes:
+        pytest.skip("begins anew each time")
+    return way
 
 
 @pytest.fixture(params=[Get, Put], ids=["get", "put"])
