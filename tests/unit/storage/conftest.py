@@ -74,24 +74,38 @@ def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
     return FtpStore(tmp_path, ftpserver)
 
 
-@pytest.fixture(
-    params=[FileStore, MemTestStore, FarMemStore, "scp", "http", "ftp"],
-    ids=["file", "mem", "far", "scp", "http", "ftp"],
-)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+KINDS = ["files", "mem", "far", "scp", "http", "ftp"]
+WAYS = {"get": Get, "put": Put}
+
+
+@pytest.fixture
+def mem(tmp_path: Path) -> MemTestStore:
+    return MemTestStore(tmp_path)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> FarMemStore:
+    return FarMemStore(tmp_path)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest) -> Store:
     """Each kind of storage in turn."""
-    named = isinstance(request.param, str)
-    made = request.getfixturevalue(request.param) if named else request.param(tmp_path)
+    made = request.getfixturevalue(request.param)
     assert isinstance(made, Store)
     return made
 
 
-@pytest.fixture
-def resuming(way: Way) -> Way:
-    """Those where an early end keeps what was moved."""
-    if not way.resumes:
-        pytest.skip("begins anew each time")
-    return way
+@pytest.fixture(
+    params=[(way, kind) for way in WAYS for kind in KINDS if (way, kind) != ("put", "http")],
+    ids="-".join,
+)
+def resuming(request: pytest.FixtureRequest) -> Way:
+    """Those where an early end keeps what was moved: what is PUT to a server begins anew."""
+    way, kind = request.param
+    made = WAYS[way](request.getfixturevalue(kind))
+    assert made.resumes
+    return made
 
 
 @pytest.fixture(params=[Get, Put], ids=["get", "put"])
