@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from wlm_tasks.errors import BackendUnavailableError, WlmError
+from wlm_tasks.hosts.shell import Shell
 from wlm_tasks.model.arrays import InArray
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Resources, Transfer
@@ -114,6 +115,11 @@ class SiteStore(ABC):
     @abstractmethod
     def directory(self, workdir: str) -> Directory:
         """Return an experiment's directory; raises `JobRejectedError` if it is not the site's."""
+
+    @property
+    @abstractmethod
+    def shell(self) -> Shell:
+        """The shell of the host that has the directories."""
 
 
 class ComputeBackend(ABC):

@@ -139,6 +139,12 @@ class SiteSettings:
     max_connections: int | None = field(
         default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000)), read_number)
     )
+    #: inputs kept on the site for the next experiments that need them, in MiB; None for none
+    cache_mb: int | None = field(
+        default=None, metadata=rule(checks.optional(checks.whole(1, 1_000_000_000)), read_number)
+    )
+    #: whether experiments get hard links to them, which nobody may write to, and no copies
+    cache_link: bool = field(default=False, metadata=rule(checks.flag, read_flag))
     #: between looks at its jobs while they change
     poll_s: float = field(default=1.0, metadata=_SECONDS)
     #: the same while nothing changes, at last

@@ -18,14 +18,13 @@ from functools import partial
 from typing import Final, TypeVar
 
 from wlm_tasks.errors import (
-    BackendUnavailableError,
     JobRejectedError,
     StepError,
     StorageRefusedError,
 )
 from wlm_tasks.hosts.scripts import OUTSIDE, failure
 from wlm_tasks.hosts.ssh import SshShell
-from wlm_tasks.hosts.streams import Pull, Push
+from wlm_tasks.hosts.streams import Dialogue, Pull, Push
 from wlm_tasks.hosts.transfers import ANYWHERE, INSIDE, SCRIPTS
 from wlm_tasks.model.ends import Part, Readable, Source, Target
 from wlm_tasks.model.paths import part_name
@@ -116,6 +115,12 @@ class HostFiles:
         words = [*place.arguments, *arguments]
         with self._telling():
             return Pull(self._shell, place.prologue + script, words, about=place.name)
+
+    def talk(self, script: str, place: Place, *arguments: str) -> Dialogue:
+        """Begin a dialogue with a script."""
+        words = [*place.arguments, *arguments]
+        with self._telling():
+            return Dialogue(self._shell, place.prologue + script, words, about=place.name)
 
     def push(self, script: str, place: Place, *arguments: str) -> Push:
         """Begin to write what a script reads."""
@@ -221,85 +226,94 @@ class _Target:
         self._files = files
         self._place = place
         self._mode = "" if mode is None else f"{mode & 0o777 | 0o600:o}"
-        self._seen: dict[str, list[str]] = {}
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
-        words = self._files.run("look", self._place)
-        while words:
-            word, count = words[0], int(words[1])
-            self._seen[word], words = words[2 : 2 + count], words[2 + count :]
-        status = self._seen.get("present")
+        status = self._files.run("look", self._place)
         yield _Bytes(self._files, self._place, "present", status) if status else None
 
     @contextmanager
     def part(self, size: int) -> Iterator[Part]:
-        status = self._seen.get("part")
-        part = _Part(self._files, self._place, status or ["0"], self._mode)
-        room, missing = int(self._seen["room"][0]), size - part.size
-        if missing > room:
-            with self._files.telling():
-                raise BackendUnavailableError(
-                    f"{self._place.name}: No space left on device: {room} bytes are free,"
-                    f" {missing} needed"
-                )
+        part = _Part(self._files, self._place, size, self._mode)
         try:
             yield part
         except BaseException:
             with suppress(StepError):  # the first error says what happened
-                part.flush()
+                part.close()
             raise
-        part.flush()
+        part.close()
 
 
 class _Part(_Bytes):
-    def __init__(self, files: HostFiles, place: Place, status: Sequence[str], mode: str) -> None:
+    """What has arrived; one script on the host has it locked as long as this is open."""
+
+    def __init__(self, files: HostFiles, place: Place, size: int, mode: str) -> None:
+        self._talk: Dialogue | None = files.talk(SCRIPTS["receive"], place, str(size))
+        try:
+            with files.telling():
+                status = self._talk.answer().split()
+        except BaseException:
+            self._talk.close()
+            raise
         super().__init__(files, place, "part", status)
+        self._wanted = size
         self._mode = mode
-        self._end: int | None = None  # where it was cut off, until writing has begun
-        self._push: Push | None = None
-        self._written = False  # since its status was asked for
+        self._missing = 0  # bytes that the script waits for
+
+    def _ask(self, words: str, *, size: int = 0) -> str | None:
+        """Return the script's answer; None if it has ended, since it waited for bytes in vain."""
+        if self._missing:
+            self._end()
+        if self._talk is None:
+            return None
+        with self._files.telling():
+            return self._talk.ask(words, timeout_s=_SLACK_S + size / _SLOW)
 
     def identity(self) -> Hashable:
-        self.flush()
-        if self._written:
-            self._status, self._written = tuple(self._files.run("stat-part", self._at)), False
-        return self._status
+        status = self._ask("status")
+        return tuple(status.split() if status else self._files.run("stat-part", self._at))
 
     def digest(self, length: int) -> str | None:
-        self.flush()
-        return super().digest(length)
+        if not length:
+            return _OF_NOTHING
+        told = self._ask(f"digest {length}", size=length)
+        return told or super().digest(length)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        raise NotImplementedError("it tells digests")
 
     def truncate(self, size: int) -> None:
-        self._end = size
+        self._ask(f"truncate {size}")
 
     def write_at(self, offset: int, data: bytes) -> None:
-        if self._push is None:
-            self._begin(offset)
-        assert self._push is not None  # noqa: S101 - it has begun
+        talk = self._talk
+        if talk is None:
+            raise ValueError(f"{self.place}: bytes after the last")
         with self._files.telling():
-            self._push.write(data)
-
-    def _begin(self, offset: int) -> None:
-        self._push = self._files.push(SCRIPTS["write"], self._at, str(offset))
-        self._end, self._written = None, True
-
-    def flush(self) -> None:
-        """See to it that all is there."""
-        if self._push is None and self._end is not None:
-            self._begin(self._end)
-        push, self._push = self._push, None
-        if push is not None:
-            try:
-                with self._files.telling():
-                    push.end()
-            finally:
-                push.close()
+            if not self._missing:
+                self._missing = self._wanted - offset
+                talk.write(f"take {self._missing}\n".encode())
+            talk.write(data)
+            self._missing -= len(data)
+            if not self._missing:
+                talk.answer()
 
     def commit(self) -> None:
-        self.flush()
-        self._files.run("commit", self._at, self._mode)
+        self._ask(f"commit {self._mode}")
 
     def discard(self) -> None:
-        self.flush()
-        self._files.run("discard", self._at)
+        if self._ask("discard") is None:
+            self._files.run("discard", self._at)
+
+    def _end(self) -> None:
+        talk, self._talk, self._missing = self._talk, None, 0
+        if talk is not None:
+            try:
+                with self._files.telling():
+                    talk.end()
+            finally:
+                talk.close()
+
+    def close(self) -> None:
+        """See to it that all that was written is there, and give back the lock."""
+        self._end()

@@ -185,3 +185,36 @@ class Push(_Stream):
         """Send the end and wait for the script's; raises if it failed or did not get all."""
         self._settle()
         self._over()
+
+
+class Dialogue(Push):
+    """A script that is told line by line what to do, and answers so; bytes may follow a line."""
+
+    def __init__(
+        self, shell: SshShell, script: str, arguments: Sequence[str], *, about: str
+    ) -> None:
+        super().__init__(shell, script, arguments, about=about)
+        self._begun = False
+
+    def ask(self, words: str, *, timeout_s: float | None = None) -> str:
+        """Say something and return the answer; raises the script's own error if it has ended."""
+        self.write(f"{words}\n".encode())
+        return self.answer(timeout_s=timeout_s)
+
+    def answer(self, *, timeout_s: float | None = None) -> str:
+        """Return the next line; raises the script's own error if it has ended."""
+        self._settle()
+        line = self._wait(self._begin(asyncio.wait_for(self._line(), timeout_s or STALL_S)))
+        if not line.endswith(b"\n"):
+            self._over()
+            raise SiteUnreachableError(f"{self._address}: said nothing of {self._about}")
+        return line.decode(errors="replace").strip()
+
+    async def _line(self) -> bytes:
+        stdout = self._process.stdout
+        with suppress(asyncio.IncompleteReadError):
+            if not self._begun:
+                await stdout.readuntil(self._letter.begun)
+                self._begun = True
+            return bytes(await stdout.readline())
+        return b""

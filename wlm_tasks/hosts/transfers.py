@@ -142,44 +142,84 @@ if [ -d "./$name" ] && [ ! -L "./$name" ]; then
 fi
 if [ -e "./$name" ] && [ ! -L "./$name" ]; then
   [ -f "./$name" ] || { echo "$path: is no regular file" >&2; exit 67; }
-  printf 'present 6 %s\n' "$(status "./$name")"
+  status "./$name"
 fi
+""",
+    # SIZE; then line by line what to do, as long as the other side is there
+    "receive": r"""
+size=$1
+busy() { echo "$path: is being written by another transfer" >&2; exit 75; }
+keep_fresh() {  # SIZE: what takes long is not to look as if nobody were there
+  keeper=
+  (($1 > 1 << 30)) || return 0
+  (
+    trap 'kill $nap; exit' TERM
+    while kill -0 $$; do
+      sleep 30 &
+      nap=$!
+      wait $nap
+      touch -c -- "$part"
+    done
+  ) < /dev/null > /dev/null 2>&1 9>&- &
+  keeper=$!
+}
+to_target
 if [ -L "$part" ]; then rm -f -- "$part"; fi
-if [ -f "$part" ]; then printf 'part 6 %s\n' "$(status "$part")"; fi
-printf 'room 1 %s\n' "$(df --output=avail -B1 . | tail -n 1)"
-""",
-    "stat-part": r"""
-to_target
-status "$part"
-""",
-    # OFFSET
-    "write": r"""
-to_target
-[ ! -L "$part" ] || rm -f -- "$part"
 for try in 1 2 3; do
   exec 9>> "$part" || exit
   if ! flock -n 9; then
     # of a broken connection nobody may have told the host yet
-    if (($(date +%s) - $(stat -c %Y -- "$part") > 60)); then
+    if (($(date +%s) - $(stat -c %Y -- "$part") > 180)); then
       for fd in /proc/[0-9]*/fd/9; do
         pid=${fd#/proc/} pid=${pid%%/*}
         [ "$pid" = $$ ] || { [ "$fd" -ef "$part" ] && kill -KILL "$pid"; }
       done 2> /dev/null
     fi
-    flock -w 2 9 || { echo "$path: is being written by another transfer" >&2; exit 75; }
+    # a killed one's script may need a moment; a living one has done the work meanwhile
+    flock -w 2 9 && [ ! -e "./$name" ] || busy
   fi
   [ "$part" -ef /proc/self/fd/9 ] && break  # else it was renamed or removed meanwhile
-  ((try < 3)) || exit 75
+  ((try < 3)) || busy
 done
-truncate -s "$1" -- "$part" || exit 1
-exec cat >&9
+missing=$((size - $(stat -c %s -- "$part")))
+room=$(df --output=avail -B1 . | tail -n 1)
+if ((missing > room)); then
+  [ -s "$part" ] || rm -f -- "$part"
+  echo "$path: No space left on device: $room bytes are free, $missing needed" >&2
+  exit 1
+fi
+status "$part"
+while read -r word value; do
+  case $word in
+    truncate) truncate -s "$value" -- "$part" || exit 1; echo ok ;;
+    # exactly so many bytes: what follows is the next line
+    take) head -c "$value" >&9 || exit 1; echo ok ;;
+    status) status "$part" ;;
+    digest)
+      keep_fresh "$value"
+      if (($(stat -c %s -- "$part") <= value)); then
+        sum=$(sha256 < "$part") || exit 1
+      else
+        sum=$(head -c "$value" < "$part" | sha256) || exit 1
+      fi
+      [ -z "$keeper" ] || kill "$keeper"
+      printf '%s\n' "$sum"
+      ;;
+    commit)
+      [ -z "$value" ] || grant "$value" "$part" || exit 1
+      sync -- "$part" || exit 1
+      mv -fT -- "$part" "./$name" && sync -- . || exit 1
+      echo ok
+      ;;
+    discard) rm -f -- "$part"; echo ok ;;
+    *) echo "what is $word?" >&2; exit 1 ;;
+  esac
+done
+exit 0
 """,
-    # MODE, empty for the usual one
-    "commit": r"""
+    "stat-part": r"""
 to_target
-[ -z "$1" ] || grant "$1" "$part" || exit 1
-sync -- "$part" || exit 1
-mv -fT -- "$part" "./$name" && sync -- . || exit 1
+status "$part"
 """,
     "discard": r"""
 to_target

@@ -49,20 +49,21 @@ printf '%s\0' "$@" | tar -chf - --hard-dereference --no-recursion --null -T - -C
     # WORD COUNT
     "unpack": r"""
 word=$1 count=$2 parts=.wlm-parts
+busy() { echo "$path: is being written by another transfer" >&2; exit 75; }
 enter_target
 for try in 1 2 3; do
   [ ! -L "$parts" ] && mkdir -p "$parts" && exec 9< "$parts" || exit
   if ! flock -n 9; then
-    if (($(date +%s) - $(stat -c %Y "$parts") > 60)); then
+    if (($(date +%s) - $(stat -c %Y "$parts") > 180)); then
       for fd in /proc/[0-9]*/fd/9; do
         pid=${fd#/proc/} pid=${pid%%/*}
         [ "$pid" = $$ ] || { [ "$fd" -ef "$parts" ] && kill -KILL "$pid"; }
       done 2> /dev/null
     fi
-    flock -w 2 9 || { echo "$path: is being written by another transfer" >&2; exit 75; }
+    flock -w 2 9 || busy
   fi
   [ "$parts" -ef /proc/self/fd/9 ] && break
-  ((try < 3)) || exit 75
+  ((try < 3)) || busy
 done
 find "$parts" -mindepth 1 -delete
 here=$PWD

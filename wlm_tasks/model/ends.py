@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+#: what the message of an end says, among others, that another transfer has locked
+BUSY: Final = "is being written by another transfer"
 
 
 class Readable(Protocol):

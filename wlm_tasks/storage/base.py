@@ -53,6 +53,10 @@ class StorageBackend(ABC):
     """
 
     schemes: ClassVar[frozenset[str]]
+    #: True if reading a whole file to know its digest costs no network
+    near: ClassVar[bool] = False
+    #: True if its hosts compute digests themselves
+    tells_digests: ClassVar[bool] = False
     #: True if there is nothing to move: neither end is opened then
     moves_nothing: ClassVar[bool] = False
 

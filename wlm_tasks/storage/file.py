@@ -34,6 +34,7 @@ class FileStorage(StorageBackend):
     """Files by absolute path; the rights are those of the worker's user."""
 
     schemes: ClassVar[frozenset[str]] = frozenset({"file"})
+    near: ClassVar[bool] = True
 
     def check(self, url: str) -> None:
         """Refuse what cannot be a file's path, and the name of a part file."""

@@ -43,6 +43,7 @@ class ScpStorage(StorageBackend):
     """
 
     schemes: ClassVar[frozenset[str]] = frozenset({"scp", "sftp"})
+    tells_digests: ClassVar[bool] = True
 
     def __init__(
         self, *, name: str = "", options: Mapping[str, object] = MappingProxyType({})

@@ -7,9 +7,15 @@ that tells digests is far: then the other one is read and hashed, and only diges
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
-from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import (
+    StepError,
+    StorageRefusedError,
+    StorageUnavailableError,
+    TransientError,
+)
 from wlm_tasks.model.ends import Part, Readable, Source, Target
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.prefix import CHUNK, Prefix
@@ -79,7 +85,12 @@ class _Move:
         prefix = Prefix(source, self._part, self._control)
         prefix.run(min(self._part.size, size))
         # what was not looked at before the stop stays, the next slice looks at it
-        stopped = prefix.stopped or self._copy(prefix)
+        try:
+            stopped = prefix.stopped or self._copy(prefix)
+        except TransientError:
+            with suppress(StepError):  # the next try need not read again what this one has read
+                prefix.keep()
+            raise
         if not stopped:
             self._check_source(prefix)
             return self._finish(self._digest(prefix))

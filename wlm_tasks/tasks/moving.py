@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.config import Settings
+from wlm_tasks.hosts.cache import SiteCache
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.paths import is_directory, split_tree
@@ -15,6 +16,7 @@ from wlm_tasks.storage.base import StorageBackend, TransferControl
 from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.transfer import move
 from wlm_tasks.storage.trees import move_tree
+from wlm_tasks.tasks.caching import Cached
 
 
 def _path(directory: str) -> str:
@@ -25,9 +27,16 @@ def _path(directory: str) -> str:
 class Mover:
     """Moves single files of one experiment; returns False if told to stop before the end."""
 
-    def __init__(self, settings: Settings, files: SiteStore | None, workdir: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        files: SiteStore | None,
+        workdir: str,
+        cache: SiteCache | None = None,
+    ) -> None:
         """Without `files` the worker sees the directory itself."""
         self._settings = settings
+        self._cache = cache
         self._files = files
         self._workdir = workdir
 
@@ -41,11 +50,25 @@ class Mover:
             return move_tree(
                 tree, self._directory().tree_target(_path(transfer.dest)), control
             ).complete
-        with (
-            storage.source(transfer.src) as source,
-            self._directory().target(transfer.dest, source.mode) as target,
-        ):
-            return move(source, target, control).complete
+        cached = self._cached(storage, transfer)
+        if cached is not None and cached.take(transfer):
+            return True
+        with storage.source(transfer.src) as source:
+            if cached is not None:
+                complete = cached.bring(source, transfer, control)
+                if complete is not None:
+                    return complete
+            with self._directory().target(transfer.dest, source.mode) as target:
+                return move(source, target, control).complete
+
+    def _cached(self, storage: StorageBackend, transfer: Transfer) -> Cached | None:
+        """Return how to bring a file by way of the cache, None if that makes no sense."""
+        if self._cache is None or (storage.near and self._files is None):
+            return None
+        if not storage.near and transfer.sha256 is None and not storage.tells_digests:
+            return None
+        directory = self._place(self._cache.directory)
+        return Cached(self._cache, directory, self._workdir)
 
     def take(self, transfer: Transfer, control: TransferControl) -> bool:
         """Move an output out of it."""
@@ -66,6 +89,9 @@ class Mover:
         return storage_backend(url, self._settings.storage(url))
 
     def _directory(self) -> Directory:
+        return self._place(self._workdir)
+
+    def _place(self, directory: str) -> Directory:
         if self._files is None:
-            return LocalDirectory(self._workdir)
-        return self._files.directory(self._workdir)
+            return LocalDirectory(directory)
+        return self._files.directory(directory)

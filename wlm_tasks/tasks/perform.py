@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus
+from wlm_tasks.compute.base import ENDED, JobRef, JobSpec, JobState, JobStatus, SiteStore
 from wlm_tasks.config import SiteSettings
 from wlm_tasks.errors import JobRejectedError
+from wlm_tasks.hosts.cache import SiteCache
+from wlm_tasks.hosts.shell import LocalShell
 from wlm_tasks.model.arrays import InArray
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.script import payload_script
 from wlm_tasks.model.states import JobRecord
 from wlm_tasks.model.steps import StepName
+from wlm_tasks.runtime import Site
 from wlm_tasks.state.intents import Held, Intent, job_token
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport
@@ -46,7 +49,21 @@ def stage_out(work: Work) -> Outcome:
 
 
 def _mover(work: Work) -> Mover:
-    return Mover(work.runtime.settings, work.site.backend.files, work.workdir)
+    files = work.site.backend.files
+    return Mover(work.runtime.settings, files, work.workdir, _cache(work.site, files))
+
+
+def _cache(site: Site, files: SiteStore | None) -> SiteCache | None:
+    """The site's cache of inputs, if it is to have one."""
+    settings = site.settings
+    if settings.cache_mb is None:
+        return None
+    return SiteCache(
+        LocalShell() if files is None else files.shell,
+        settings.directory,
+        most_bytes=settings.cache_mb * 1024 * 1024,
+        link=settings.cache_link,
+    )
 
 
 def submit(work: Work) -> Outcome:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import FarMemStore, FileStore, Get, MemTestStore, Put, ScpStore, Store, Way
+from unit.storage.stores import (
+    FarMemStore,
+    FileStore,
+    Get,
+    MemTestStore,
+    Put,
+    ScpStore,
+    Store,
+    Way,
+)
+from unit.storage.webstores import FtpStore, HttpStore
 
+from services import require_service
+from services.ftpserver import PrivateFtp
 from services.sshd import PrivateSshd
+from services.webserver import Faults, WebServer
+from wlm_tasks.storage import ftpclient, webclient, webput
 
 
 @pytest.fixture
@@ -20,15 +35,76 @@ def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
     return ScpStore(tmp_path, sshd)
 
 
-@pytest.fixture(
-    params=[FileStore, MemTestStore, FarMemStore, "scp"],
-    ids=["file", "mem", "far", "scp"],
-)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture
+def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with WebServer() as server:
+        yield server
+
+
+@pytest.fixture
+def faults(webserver: WebServer) -> Faults:
+    return webserver.faults
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (webclient, webput, ftpclient):
+        monkeypatch.setattr(module, "STALL_S", 0.5)
+
+
+@pytest.fixture
+def http(tmp_path: Path, webserver: WebServer) -> HttpStore:
+    return HttpStore(tmp_path, webserver)
+
+
+@pytest.fixture
+def ftpserver(tmp_path: Path) -> Iterator[PrivateFtp]:
+    require_service("pyftpdlib", PrivateFtp.available())
+    directory = tmp_path / "ftp"
+    directory.mkdir()
+    with PrivateFtp(directory, tmp_path / "ftp.log") as server:
+        yield server
+
+
+@pytest.fixture
+def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
+    return FtpStore(tmp_path, ftpserver)
+
+
+KINDS = ["files", "mem", "far", "scp", "http", "ftp"]
+WAYS = {"get": Get, "put": Put}
+
+
+@pytest.fixture
+def mem(tmp_path: Path) -> MemTestStore:
+    return MemTestStore(tmp_path)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> FarMemStore:
+    return FarMemStore(tmp_path)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest) -> Store:
     """Each kind of storage in turn."""
-    named = isinstance(request.param, str)
-    made = request.getfixturevalue(request.param) if named else request.param(tmp_path)
+    made = request.getfixturevalue(request.param)
     assert isinstance(made, Store)
+    return made
+
+
+@pytest.fixture(
+    params=[(way, kind) for way in WAYS for kind in KINDS if (way, kind) != ("put", "http")],
+    ids="-".join,
+)
+def resuming(request: pytest.FixtureRequest) -> Way:
+    """Those where an early end keeps what was moved: what is PUT to a server begins anew."""
+    way, kind = request.param
+    made = WAYS[way](request.getfixturevalue(kind))
+    assert made.resumes
     return made
 
 

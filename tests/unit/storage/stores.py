@@ -71,6 +71,12 @@ class Store(ABC):
     """What a test needs beside the interface it tests: a far side, and a root on this one."""
 
     backend: StorageBackend
+    #: whether what was moved to the far side is kept there when a transfer ends early
+    resumes = True
+    #: whether a file of the far side can be cut off
+    cuts = True
+    #: characters that names of the far side cannot have
+    no_names = ""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "root"
@@ -203,6 +209,16 @@ class Way(ABC):
     def __init__(self, store: Store) -> None:
         self.store = store
 
+    @property
+    def resumes(self) -> bool:
+        """Whether an early end keeps what was moved."""
+        return True
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a part can be cut off."""
+        return True
+
     @abstractmethod
     def go(self, control: TransferControl | None = None) -> TransferResult:
         """Make the transfer."""
@@ -273,6 +289,14 @@ class Get(Way):
 
 
 class Put(Way):
+    @property
+    def resumes(self) -> bool:
+        return self.store.resumes
+
+    @property
+    def cuts(self) -> bool:
+        return self.store.cuts
+
     def go(self, control: TransferControl | None = None) -> TransferResult:
         url = self.store.url("far.dat")
         return deliver(

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from unit.storage.stores import MiB, Store, Way, deliver, fetch, sha256, stop_after, wait_for_tick
 
@@ -52,31 +52,39 @@ def test_what_is_at_the_target_stays_until_the_new_is_whole(way: Way) -> None:
     assert way.target() == b"old"
 
 
-def test_an_early_end_keeps_what_was_moved(way: Way) -> None:
-    way.source(DATA)
-    result = way.go(stop_after(2))
+def test_an_early_end_keeps_what_was_moved(resuming: Way) -> None:
+    resuming.source(DATA)
+    result = resuming.go(stop_after(2))
     assert result == TransferResult(complete=False, size=len(DATA), done=2 * MiB, moved=2 * MiB)
-    assert way.target() is None
-    assert way.part() == DATA[: 2 * MiB]
-    assert way.go() == done(DATA, len(DATA) - 2 * MiB)
-    assert way.target() == DATA
+    assert resuming.target() is None
+    assert resuming.part() == DATA[: 2 * MiB]
+    assert resuming.go() == done(DATA, len(DATA) - 2 * MiB)
+    assert resuming.target() == DATA
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_slices_of_any_length_come_to_an_end(way: Way, length: int) -> None:
+def test_slices_of_any_length_come_to_an_end(resuming: Way, length: int) -> None:
     """Each is shorter than it takes to read again what those before it moved."""
-    way.source(DATA)
-    results = [way.go(stop_after(length))]
+    resuming.source(DATA)
+    results = [resuming.go(stop_after(length))]
     while not results[-1].complete and len(results) < 10:
-        results.append(way.go(stop_after(length)))
-    assert way.target() == DATA
+        results.append(resuming.go(stop_after(length)))
+    assert resuming.target() == DATA
     assert sum(result.moved for result in results) == len(DATA)
     assert results[-1].sha256 == sha256(DATA)
 
 
-@pytest.mark.parametrize("there", [DATA, DATA[:-1] + b"y"], ids=["equal", "different"])
 @pytest.mark.parametrize("wanted", [None, sha256(DATA)], ids=["any", "digest"])
-def test_a_target_is_compared_in_slices(way: Way, there: bytes, wanted: str | None) -> None:
+def test_an_equal_target_is_compared_in_slices(way: Way, wanted: str | None) -> None:
+    compared_in_slices(way, DATA, wanted)
+
+
+@pytest.mark.parametrize("wanted", [None, sha256(DATA)], ids=["any", "digest"])
+def test_another_target_is_compared_in_slices(resuming: Way, wanted: str | None) -> None:
+    compared_in_slices(resuming, DATA[:-1] + b"y", wanted)
+
+
+def compared_in_slices(way: Way, there: bytes, wanted: str | None) -> None:
     way.source(DATA)
     way.write_target(there)
     for _ in range(10):
@@ -87,24 +95,24 @@ def test_a_target_is_compared_in_slices(way: Way, there: bytes, wanted: str | No
     assert way.target() == DATA
 
 
-def test_a_part_is_compared_in_slices(way: Way) -> None:
-    way.source(DATA)
-    way.write_part(DATA[: 2 * MiB] + b"z")
-    results = [way.go(stop_after(1))]
+def test_a_part_is_compared_in_slices(resuming: Way) -> None:
+    resuming.source(DATA)
+    resuming.write_part(DATA[: 2 * MiB] + b"z")
+    results = [resuming.go(stop_after(1))]
     while not results[-1].complete and len(results) < 10:
-        results.append(way.go(stop_after(1)))
+        results.append(resuming.go(stop_after(1)))
     assert [result.done for result in results[:2]] == [MiB, 2 * MiB]
     assert results[-1] == done(DATA, results[-1].moved)
     assert sum(result.moved for result in results) == len(DATA) - 2 * MiB
 
 
-def test_what_was_touched_between_slices_is_read_again(way: Way) -> None:
-    way.source(DATA)
-    way.go(stop_after(2))
-    wait_for_tick(way.store.root)
-    way.write_part(b"z" + DATA[1 : 2 * MiB])
-    assert way.go() == done(DATA, len(DATA))
-    assert way.target() == DATA
+def test_what_was_touched_between_slices_is_read_again(resuming: Way) -> None:
+    resuming.source(DATA)
+    resuming.go(stop_after(2))
+    wait_for_tick(resuming.store.root)
+    resuming.write_part(b"z" + DATA[1 : 2 * MiB])
+    assert resuming.go() == done(DATA, len(DATA))
+    assert resuming.target() == DATA
 
 
 def test_another_source_between_slices_is_read_from_its_begin(way: Way) -> None:
@@ -134,12 +142,14 @@ def test_a_stop_before_the_first_chunk(way: Way) -> None:
     ],
     ids=["whole", "torn", "foreign", "longer", "complete"],
 )
-def test_only_the_right_bytes_of_a_part_are_kept(way: Way, part: bytes, kept: int) -> None:
-    way.source(DATA)
-    way.write_part(part)
-    assert way.go() == done(DATA, len(DATA) - kept)
-    assert way.target() == DATA
-    assert way.part() is None
+def test_only_the_right_bytes_of_a_part_are_kept(resuming: Way, part: bytes, kept: int) -> None:
+    if len(part) > len(DATA) and not resuming.cuts:
+        kept = 0
+    resuming.source(DATA)
+    resuming.write_part(part)
+    assert resuming.go() == done(DATA, len(DATA) - kept)
+    assert resuming.target() == DATA
+    assert resuming.part() is None
 
 
 def test_wrong_digest(way: Way) -> None:
@@ -258,6 +268,7 @@ NAMES = st.text(
 )
 @given(name=NAMES.filter(lambda name: not name.endswith(".wlm-part")))
 def test_any_name_there_and_back(store: Store, name: str) -> None:
+    assume(not set(name) & set(store.no_names))
     data = name.encode()
     store.write(name, data)
     backend, root = store.backend, str(store.root)
@@ -268,14 +279,14 @@ def test_any_name_there_and_back(store: Store, name: str) -> None:
     (store.root / "d" / name).unlink()
 
 
-def test_a_stop_while_a_part_is_verified_keeps_it(way: Way) -> None:
-    way.source(DATA)
-    way.write_part(DATA[: 2 * MiB])
-    assert way.go(stop_after(1)) == TransferResult(
+def test_a_stop_while_a_part_is_verified_keeps_it(resuming: Way) -> None:
+    resuming.source(DATA)
+    resuming.write_part(DATA[: 2 * MiB])
+    assert resuming.go(stop_after(1)) == TransferResult(
         complete=False, size=len(DATA), done=MiB, moved=0
     )
-    assert way.part() == DATA[: 2 * MiB]
-    assert way.go() == done(DATA, len(DATA) - 2 * MiB)
+    assert resuming.part() == DATA[: 2 * MiB]
+    assert resuming.go() == done(DATA, len(DATA) - 2 * MiB)
 
 
 def test_a_stop_while_the_target_is_compared(way: Way) -> None:

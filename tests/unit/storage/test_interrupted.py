@@ -228,7 +228,7 @@ def test_a_writer_that_nobody_has_missed_is_ended(
 ) -> None:
     way = Put(scp)
     way.source(b"data")
-    long_ago = time.time() - 100
+    long_ago = time.time() - 400
     os.utime(scp.path(part_name("far.dat")), (long_ago, long_ago))
     assert way.go().complete
     assert holder.wait(5) == -signal.SIGKILL

@@ -9,6 +9,7 @@ from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.compute.remote import SiteFiles
 from wlm_tasks.errors import StorageRefusedError
 from wlm_tasks.hosts.files import HostFiles, Place, inside
+from wlm_tasks.hosts.shell import Shell
 from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.trees import HostTree, HostTreeTarget
 from wlm_tasks.model.ends import Directory, Source, Target, Tree, TreeTarget
@@ -18,8 +19,14 @@ class SshStore(SiteStore):
     """The experiments' directories of one site."""
 
     def __init__(self, shell: SshShell, files: SiteFiles) -> None:
+        self._shell = shell
         self._files = HostFiles(shell, nullcontext)
         self._site = files
+
+    @property
+    def shell(self) -> Shell:
+        """The shell of the host."""
+        return self._shell
 
     def directory(self, workdir: str) -> Directory:
         """Return an experiment's directory."""

@@ -1,0 +1,132 @@
+"""Inputs that a site has already, by their SHA-256, so that each is moved there once.
+
+They are in ``.wlm-cache`` below the site's scratch directory. Beside each is a seal with its size
+and time of modification: whoever writes to it breaks the seal, and then it is compared and brought
+again before it is used. An experiment gets a clone that shares blocks where the file system can do
+that, else a copy; or, if the site's settings say so, a hard link that nobody may write to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from wlm_tasks.errors import JobRejectedError, StorageRefusedError
+from wlm_tasks.hosts.scripts import PREAMBLE, failure
+from wlm_tasks.hosts.shell import Shell
+
+#: the cache's directory below scratch; no experiment's has such a name
+DIRECTORY: Final = ".wlm-cache"
+#: smallest file that is worth it, in bytes
+SMALLEST: Final = 1024 * 1024
+_SLACK_S: Final = 120.0
+_SLOW: Final = 5e6
+
+_COMMON: Final = (
+    PREAMBLE
+    + r"""
+scratch=$1 digest=$2
+shift 2
+cache=$scratch/.wlm-cache
+kept=$cache/${digest:0:2}/$digest
+[ ! -L "$cache" ] && [ ! -L "${kept%/*}" ] && [ ! -L "$kept" ] || exit 67
+identity() { stat -c '%s %.9Y' -- "$1"; }
+"""
+)
+#: arguments: SCRATCH DIGEST WORKDIR PATH MODE LINK
+_TAKE: Final = (
+    _COMMON
+    + r"""
+workdir=$1 path=$2 mode=$3 link=$4
+need_inside "$workdir" "$scratch"
+mkdir -p -m 700 -- "$cache" || exit
+[ -f "$kept" ] && read -r sealed 2> /dev/null < "$kept.seal" || { echo none; exit; }
+[ "$sealed" = "$(identity "$kept")" ] || { echo none; exit; }
+cd -P -- "$workdir" || exit 1
+[ ! -L .wlm ] && [ ! -L .wlm/staging ] || { echo ".wlm: is a symbolic link" >&2; exit 67; }
+mkdir -p .wlm/staging || exit 1
+new=$PWD/.wlm/staging/$digest.$$
+trap 'rm -f -- "$new"' EXIT
+rest=$path
+while [[ $rest == */* ]]; do
+  dir=${rest%%/*} rest=${rest#*/}
+  [ ! -L "./$dir" ] || { echo "$workdir/$path: $dir is a symbolic link" >&2; exit 67; }
+  [ -d "./$dir" ] || mkdir -- "./$dir" || [ -d "./$dir" ] || exit 1
+  cd -P -- "./$dir" || exit 1
+done
+[ -L "./$rest" ] || [ ! -d "./$rest" ] || { echo "$workdir/$path: Is a directory" >&2; exit 67; }
+if [ -n "$link" ]; then
+  ln -T -- "$kept" "$new" || exit 1
+else
+  cp --reflink=auto --sparse=auto -- "$kept" "$new" && chmod "$mode" -- "$new" || exit 1
+  # it may have been written to meanwhile
+  [ "$sealed" = "$(identity "$kept")" ] || { echo none; exit; }
+  sync -- "$new" || exit 1
+fi
+mv -fT -- "$new" "./$rest" && sync -- . || exit 1
+touch -- "$kept.seal"
+echo taken
+"""
+)
+#: arguments: SCRATCH DIGEST MOST; MOST are the bytes that the cache may have
+_SEAL: Final = (
+    _COMMON
+    + r"""
+most=$1
+chmod 444 -- "$kept" && identity "$kept" > "$kept.new" || exit 1
+mv -fT -- "$kept.new" "$kept.seal" || exit 1
+exec 9>> "$cache/lock" && flock -w 30 9 || exit 0
+total=0
+cd -- "$cache" || exit 1
+while read -r _ seal; do  # what was used last comes first
+  file=${seal%.seal}
+  size=$(stat -c %s -- "$file") || continue
+  total=$((total + size))
+  ((total <= most)) || [ "$file" = "${digest:0:2}/$digest" ] || rm -f -- "$file" "$seal"
+done < <(find . -mindepth 2 -maxdepth 2 -name '*.seal' -printf '%T@ %P\n' | sort -rn)
+exit 0
+"""
+)
+
+
+class SiteCache:
+    """The cache of one site."""
+
+    def __init__(self, shell: Shell, scratch: str, *, most_bytes: int, link: bool) -> None:
+        self._shell = shell
+        self._scratch = scratch
+        self._most = most_bytes
+        self._link = link
+
+    @property
+    def directory(self) -> str:
+        """Where it is."""
+        return f"{self._scratch}/{DIRECTORY}"
+
+    @staticmethod
+    def path(digest: str) -> str:
+        """Where a file is in it."""
+        return f"{digest[:2]}/{digest}"
+
+    def take(self, digest: str, size: int, workdir: str, path: str, mode: int | None) -> bool:
+        """Give an experiment the file, False if the cache has it not, or no longer as it was.
+
+        `size` are the bytes it has. May raise what a `ComputeBackend` may, and
+        `StorageRefusedError`.
+        """
+        bits = f"{0o644 if mode is None else mode & 0o777 | 0o600:o}"
+        words = [digest, workdir, path, bits, "link" if self._link else ""]
+        return self._run(_TAKE, words, f"{workdir}/{path}", size).strip() == "taken"
+
+    def seal(self, digest: str) -> None:
+        """Vouch for a file that has just been moved to the cache, and make room if need be."""
+        self._run(_SEAL, [digest, str(self._most)], f"{self.directory}/{self.path(digest)}", 0)
+
+    def _run(self, script: str, words: Sequence[str], about: str, size: int) -> str:
+        ran = self._shell.run(script, [self._scratch, *words], timeout_s=_SLACK_S + size / _SLOW)
+        if not ran.code:
+            return ran.out.decode(errors="replace")
+        error = failure(ran, about)
+        if isinstance(error, JobRejectedError):
+            raise StorageRefusedError(error.message) from error
+        raise error

@@ -1,0 +1,302 @@
+"""``ftp://`` and ``ftps://`` URLs: files of FTP servers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from ftplib import FTP
+from functools import partial
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model.checks import show
+from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.paths import part_name
+from wlm_tasks.storage.access import Access
+from wlm_tasks.storage.base import StorageBackend
+from wlm_tasks.storage.ftpclient import FtpClient
+from wlm_tasks.storage.locks import Locks
+from wlm_tasks.storage.weburls import WebUrl, web_url
+
+_LOCKS: Final = Locks()
+#: servers tell times in seconds: a file younger than that may change once more within its second
+_YOUNG_S: Final = 10.0
+#: bytes taken from a connection at once, and seconds after which a slow one gives what it has
+_PIECE: Final = 256 * 1024
+_PATIENCE_S: Final = 1.0
+
+
+class FtpStorage(StorageBackend):
+    """Files by their path from the login's directory on, ``%2F`` for an absolute one (RFC 1738).
+
+    Reading resumes by REST, writing by APPE to a part file that is renamed in the end. What was
+    written is compared by its size, a part that is gone on with byte by byte; another content by
+    its size and time of modification, to the second.
+
+    FTP has no locks: two transfers to one file are kept apart within a process only. Those of two
+    processes both write the part file, which shows in its size or when it is compared, mostly;
+    experiments of different workers should not write one file.
+    """
+
+    schemes: ClassVar[frozenset[str]] = frozenset({"ftp", "ftps"})
+
+    def __init__(
+        self, *, name: str = "", options: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        """Settings are ``credentials``, without which it logs in as anonymous, and ``ca_file``."""
+        self._access = Access(name, options, ("credentials", "ca_file"), "ftp")
+
+    def check(self, url: str) -> None:
+        """Refuse what cannot be a file's path, and the name of a part file."""
+        self._path(url)
+
+    @contextmanager
+    def source(self, url: str) -> Iterator[Source]:
+        """Open the file of the URL."""
+        parsed, path = self._path(url)
+        with closing(FtpClient(parsed, self._access)) as client:
+            yield _Source(client, path)
+
+    @contextmanager
+    def target(self, url: str, mode: int | None) -> Iterator[Target]:  # noqa: ARG002
+        """Open the place of the file of the URL; the server says which rights it has."""
+        parsed, path = self._path(url)
+        with closing(FtpClient(parsed, self._access)) as client:
+            yield _Target(client, path, f"{parsed.host.lower()}:{parsed.port or 21}")
+
+    def _path(self, url: str) -> tuple[WebUrl, str]:
+        parsed = web_url(url, self.schemes, "ftp://host/path/file")
+        first, *segments = parsed.segments
+        absolute = first.startswith("/")
+        parts = [first[1:] if absolute else first, *segments]
+        problem = ""
+        if parsed.query:
+            problem = "'?' as %3F"
+        elif "" in parts or any("/" in part for part in parts) or {".", ".."} & set(parts):
+            problem = "a path without '.', '..', '//' and %2F but at its begin"
+        elif any(c in part for part in parts for c in "\r\n"):
+            problem = "a path without line ends: FTP cannot carry them"
+        elif any(os.fsencode(part) != part.encode(errors="replace") for part in parts):
+            problem = "a path in UTF-8"
+        if problem:
+            raise InvalidPathError(f"URL: got {show(parsed.shown)}, expected {problem}")
+        part_name(parts[-1])
+        return parsed, ("/" if absolute else "") + "/".join(parts)
+
+
+class _FtpFile:
+    """A file of a server, read in one stream that begins where it is wanted."""
+
+    def __init__(self, client: FtpClient, path: str, size: int, *, ours: bool = False) -> None:
+        self.place = client.place
+        self.mode: int | None = None
+        self._client = client
+        self._path = path
+        self._size = size
+        self._ours = ours
+        self._modified = client.modified(path)
+        self._at = -1  #: where the stream is
+
+    @property
+    def size(self) -> int:
+        """Bytes in all when it was opened."""
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the bytes there."""
+        if not self._client.streams or self._at != offset:
+            if offset >= self._size:
+                return b""
+            self._begin(offset)
+        return self._read(length)
+
+    def _begin(self, offset: int) -> None:
+        """Begin a stream there; where the server cannot, what is before it is passed over."""
+        command = f"RETR {self._path}"
+        self._at = offset
+        if self._client.open(command, rest=offset):
+            return
+        self._client.open(command)
+        self._at = 0
+        while self._at < offset:
+            self._read(min(_PIECE, offset - self._at))
+
+    def _read(self, length: int) -> bytes:
+        """Read on in the stream; an end before the end of the file is an error."""
+        data = bytearray()
+        until = time.monotonic() + _PATIENCE_S
+        while self._client.streams and len(data) < length and time.monotonic() < until:
+            piece = self._client.receive(min(_PIECE, length - len(data)))
+            data += piece
+            self._at += len(piece)
+        if not data and self._at < self._size:
+            raise StorageUnavailableError(
+                f"{self.place}: the stream ended after {self._at} of {self._size} bytes"
+            )
+        return bytes(data)
+
+    def digest(self, length: int) -> None:
+        """Tell nothing: no command for it is common."""
+
+    def identity(self) -> Hashable:
+        """Return size and time, unless the file may have another content of the same."""
+        if self._modified is None or (not self._ours and _young(self._modified)):
+            return object()
+        return self.place, self._path, self._size, self._modified
+
+
+class _Source(_FtpFile):
+    def __init__(self, client: FtpClient, path: str) -> None:
+        size = client.size(path)
+        if size is None:
+            raise StorageRefusedError(f"{client.place}: No such file, or none that may be read")
+        super().__init__(client, path, size)
+
+    def changed(self) -> bool:
+        """Ask for size and time again."""
+        return (
+            self._client.size(self._path) != self._size
+            or self._client.modified(self._path) != self._modified
+        )
+
+
+class _Target:
+    def __init__(self, client: FtpClient, path: str, host: str) -> None:
+        self._client = client
+        self._path = path
+        self._lock = f"{host}/{path}"
+        directory, slash, name = path.rpartition("/")
+        self._directory = directory
+        self._part = f"{directory}{slash}{part_name(name)}"
+
+    @contextmanager
+    def present(self) -> Iterator[Readable | None]:
+        """Open what has the final name."""
+        size = self._client.size(self._path)
+        yield None if size is None else _FtpFile(self._client, self._path, size)
+
+    @contextmanager
+    def part(self, size: int) -> Iterator[Part]:
+        """Lock the part file, as far as that goes, and open it."""
+        client = self._client
+        with _LOCKS.held(self._lock, client.place):
+            there = client.size(self._part)
+            if there is None:
+                _make_directories(client, self._directory)
+            elif there > size:  # FTP cannot cut a file off
+                client.call(lambda ftp: ftp.delete(self._part))
+                there = None
+            part = _FtpPart(client, self._part, self._path, there or 0)
+            yield part
+            part.finish()
+
+
+class _FtpPart(_FtpFile):
+    """The part file; what is at its end is written over or behind, never cut off."""
+
+    def __init__(self, client: FtpClient, part: str, path: str, size: int) -> None:
+        super().__init__(client, part, size, ours=True)
+        self._name = path
+        self._writes = False
+        self._offset = 0  #: where the next byte goes
+        self._wanted = size
+
+    def identity(self) -> Hashable:
+        """Return what it is known by now, after what was written."""
+        self.finish()
+        size = self._client.size(self._path)
+        if size is None:
+            return object()
+        self._size, self._modified = size, self._client.modified(self._path)
+        return super().identity()
+
+    def truncate(self, size: int) -> None:
+        """Note that what is written next goes there."""
+        self._wanted = size
+        if size == 0:
+            # so that an empty file is one, and none has more bytes than are written
+            self._open("STOR", 0)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        if not self._writes or self._offset != offset:
+            self.finish()
+            if offset and offset == (self._client.size(self._path) or 0):
+                self._open("APPE", offset)
+            else:
+                self._open("STOR", offset)
+        self._client.send(data)
+        self._offset += len(data)
+        self._wanted = self._offset
+
+    def commit(self) -> None:
+        """Rename it; how the server keeps its bytes is its own affair."""
+        self.finish()
+        size = self._client.size(self._path)
+        if size != self._wanted:
+            self.discard()
+            raise StorageUnavailableError(
+                f"{self.place}: arrived with {size} bytes, expected {self._wanted}"
+            )
+        self._command("RNFR", self._path)
+        try:
+            self._command("RNTO", self._name)
+        except StorageRefusedError:
+            # some servers rename to no name that is taken
+            if self._client.size(self._name) is None:
+                raise
+            self._command("DELE", self._name)
+            self._command("RNFR", self._path)
+            self._command("RNTO", self._name)
+
+    def discard(self) -> None:
+        self._client.drop()
+        self._writes = False
+        if self._client.size(self._path) is not None:
+            self._client.call(lambda ftp: ftp.delete(self._path), "removing: ")
+
+    def finish(self) -> None:
+        """End what is under way, so that the server has all that was written."""
+        if self._writes:
+            self._client.finish()
+        elif self._client.streams:
+            self._client.drop()
+        self._writes = False
+
+    def _command(self, word: str, path: str) -> None:
+        self._client.call(lambda ftp: ftp.sendcmd(f"{word} {path}"), "renaming: ")
+
+    def _open(self, command: str, offset: int) -> None:
+        self.finish()
+        if not self._client.open(f"{command} {self._path}", rest=offset * (command == "STOR")):
+            self.discard()
+            raise StorageUnavailableError(
+                f"{self.place}: a part that differs was removed, as the server cannot go on in one"
+            )
+        self._writes, self._offset, self._at = True, offset, -1
+
+
+def _make_directories(client: FtpClient, directory: str) -> None:
+    """Make those that are missing; whether they are there shows when they are used."""
+    parts = directory.split("/")
+    for count in range(1, len(parts) + 1):
+        path = "/".join(parts[:count])
+        if path:
+            with suppress(StorageRefusedError):
+                client.call(partial(_make, path))
+
+
+def _make(path: str, ftp: FTP) -> None:
+    ftp.mkd(path)
+
+
+def _young(modified: str) -> bool:
+    """Whether a time such as 20261128203000 (RFC 3659, section 2.3) was a moment ago."""
+    try:
+        then = datetime.strptime(modified[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return True
+    return time.time() - then.timestamp() < _YOUNG_S

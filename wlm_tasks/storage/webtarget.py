@@ -1,0 +1,286 @@
+"""Files on HTTP servers as targets of transfers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+import requests
+
+from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model.ends import Part, Readable
+from wlm_tasks.storage.locks import Locks
+from wlm_tasks.storage.webclient import WebClient
+from wlm_tasks.storage.webput import Put, put_trouble
+from wlm_tasks.storage.websource import Version, version_of, web_file
+
+_LOCKS: Final = Locks()
+_MOVED: Final = frozenset({301, 302, 307, 308})
+_HOPS: Final = 5
+#: a server may not be asked by this method
+_NO_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+_GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+#: answers to a PUT below a directory that is missing (RFC 4918, section 9.7.1)
+_NO_DIRECTORY: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND})
+#: how often an upload may be stopped before that is an error
+_STOPS: Final = 3
+_WANTED: Final = {"Want-Repr-Digest": "sha-256=10, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
+_DIGEST: Final = re.compile(r"\s*([A-Za-z0-9-]+)=:?([A-Za-z0-9+/=]+):?\s*")
+
+
+class WebTarget:
+    """A file to write by PUT.
+
+    The server must not show a file before it has all bytes that Content-Length says; the last
+    ones are not sent before the transfer is verified. Other writers in this process are locked
+    out, those of other processes are not: HTTP has no lock that every server knows, and the last
+    one to end wins.
+    """
+
+    def __init__(self, client: WebClient) -> None:
+        self._client = client
+        self._missing = False  #: whether it was not there
+
+    @contextmanager
+    def present(self) -> Iterator[Readable | None]:
+        """Open the file that is there, to be read back."""
+        with self._client.ask("GET", {"Range": "bytes=0-0"}) as response:
+            status = response.status_code
+        self._missing = status in _GONE
+        if self._missing:
+            yield None
+            return
+        with web_file(self._client) as file:
+            yield file
+
+    @contextmanager
+    def part(self, size: int) -> Iterator[Part]:
+        """Lock the URL; nothing is ever there of an earlier transfer."""
+        url, place = self._client.url, self._client.place
+        with _LOCKS.held(url, place):
+            # some servers look for them when all bytes are there, which are sent twice then;
+            # one that is no WebDAV server says no, and that is all
+            if self._missing:
+                _make_directories(self._client)
+            part = _WebPart(self._client, size)
+            try:
+                yield part
+            finally:
+                part.close()
+            part.stopped()
+
+
+class _Sums:
+    """The digests that servers may tell, of what was sent."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._adler32 = 1
+
+    def add(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._md5.update(data)
+        self._adler32 = zlib.adler32(data, self._adler32)
+
+    def differs(self, headers: requests.structures.CaseInsensitiveDict[str]) -> str | None:
+        """Return which digest of the headers is another; those not known here do not count."""
+        own = {
+            "sha-256": self._sha256.digest(),
+            "md5": self._md5.digest(),
+            "adler32": self._adler32.to_bytes(4, "big"),
+        }
+        told = [f"md5={headers['Content-MD5']}"] if "Content-MD5" in headers else []
+        for header in ("Repr-Digest", "Digest"):  # RFC 9530, RFC 3230
+            told += headers.get(header, "").split(",")
+        for match in filter(None, map(_DIGEST.fullmatch, told)):
+            name = match[1].lower()
+            if name in own and match[2] not in _spellings(own[name]):
+                return name
+        return None
+
+
+def _spellings(digest: bytes) -> set[str]:
+    """Return a digest as servers write it: in base64, or, against the RFC, in hex."""
+    return {base64.b64encode(digest).decode("ascii"), digest.hex(), digest.hex().upper()}
+
+
+class _WebPart:
+    """What is sent of a file; it cannot be read back before it is whole."""
+
+    def __init__(self, client: WebClient, size: int) -> None:
+        self.place = client.place
+        self._client = client
+        self._size = size
+        self._sums = _Sums()
+        self._put: Put | None = None
+        self._sent = 0
+        #: the last bytes taken, sent when more come or when all are verified
+        self._held = b""
+        self._ended = False
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    def read_at(self, offset: int, length: int) -> bytes:  # noqa: ARG002
+        return b""
+
+    def digest(self, length: int) -> None:
+        """Tell nothing."""
+
+    def identity(self) -> Hashable:
+        """Return what no other part equals."""
+        return object()
+
+    def truncate(self, size: int) -> None:
+        """Do nothing: it begins empty."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        if offset != self._sent + len(self._held):
+            raise StorageRefusedError(f"{self.place}: can only be written from begin to end")
+        self._send(self._held)
+        self._held = data
+
+    def commit(self) -> None:
+        self._send(self._held)
+        self._held = b""
+        self._put = self._put or _begun(self._client, self._size)
+        status = self._put.end()
+        self.close()
+        if status in _NO_DIRECTORY and _make_directories(self._client):
+            raise StorageUnavailableError(
+                f"{self.place}: its directories were missing, they are made now"
+            )
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            raise put_trouble(self._client, status)
+        self._verify()
+        self._ended = True
+        _STOPPED.pop(self._client.url, None)
+
+    def discard(self) -> None:
+        self.close()
+        self._ended = True
+
+    def close(self) -> None:
+        if self._put is not None:
+            self._put.close()
+            self._put = None
+
+    def stopped(self) -> None:
+        """Count the times that sending was stopped; raise when it seems to come to no end."""
+        if self._ended or not self._sent:
+            return
+        url = self._client.url
+        _STOPPED[url] += 1
+        if _STOPPED[url] >= _STOPS:
+            del _STOPPED[url]
+            raise StorageUnavailableError(
+                f"{self.place}: was stopped {_STOPS} times, the last time after {self._sent} of"
+                f" {self._size} bytes, and PUT begins anew each time; make `steps.slice_s` longer"
+            )
+
+    def _send(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._put is None:
+            self._put = _begun(self._client, self._size)
+        self._put.send(data)
+        self._sums.add(data)
+        self._sent += len(data)
+
+    def _verify(self) -> None:
+        """Compare size and digest as the server tells them; remove a file that is another."""
+        version, headers = _asked(self._client)
+        differs = self._sums.differs(headers)
+        if version.size is None and differs is None:
+            with web_file(self._client) as file:
+                size = file.size
+        else:
+            size = version.size if version.size is not None else self._size
+        if size == self._size and differs is None:
+            return
+        with self._client.ask("DELETE"):
+            pass
+        found = f"{size} bytes" if size != self._size else f"another {differs} digest"
+        raise StorageUnavailableError(
+            f"{self.place}: arrived with {found}, expected those of the {self._size} bytes sent"
+        )
+
+
+#: how often sending to a URL was stopped since it last got to its end
+_STOPPED: Final[defaultdict[str, int]] = defaultdict(int)
+
+
+def _asked(
+    client: WebClient,
+) -> tuple[Version, requests.structures.CaseInsensitiveDict[str]]:
+    """Return what the server tells of the file without sending it."""
+    with client.ask("HEAD", _WANTED) as response:
+        if response.status_code == HTTPStatus.OK:
+            return version_of(response), response.headers
+        if response.status_code not in _NO_METHOD:
+            raise _lost(client, response.status_code)
+    with client.ask("GET", _WANTED) as response:
+        if response.status_code != HTTPStatus.OK:
+            raise _lost(client, response.status_code)
+        return version_of(response), response.headers
+
+
+def _lost(client: WebClient, status: int) -> StepError:
+    if status in _GONE:
+        return StorageUnavailableError(
+            f"{client.place}: is not there after it was written (HTTP {status})"
+        )
+    return client.trouble(status, "after writing: ")
+
+
+def _begun(client: WebClient, size: int) -> Put:
+    """Begin a PUT where the server wants it, directories made if it asks for them."""
+    url, expect, made = client.url, True, False
+    for _ in range(_HOPS + 1):
+        put = Put(client, url, size, expect=expect)
+        if put.early is None:
+            return put
+        put.close()
+        if put.early in _MOVED and put.location:
+            url = client.next(url, put.location)
+        elif put.early == HTTPStatus.EXPECTATION_FAILED and expect:
+            expect = False
+        elif put.early in _NO_DIRECTORY and not made:
+            made = True
+            if not _make_directories(client):
+                raise put_trouble(client, put.early)
+        else:
+            raise put_trouble(client, put.early)
+    raise StorageRefusedError(f"{client.place}: sent us on more than {_HOPS} times")
+
+
+def _make_directories(client: WebClient) -> bool:
+    """Make those above the file by MKCOL (RFC 4918, section 9.3); return whether any is new.
+
+    From the lowest one up to the first that is there, then down: mostly one request is enough.
+    """
+    parts = urlsplit(client.url)
+    names = parts.path.split("/")[1:-1]
+
+    def make(count: int) -> int:
+        path = "/".join(names[:count])
+        with client.ask("MKCOL", url=f"{parts.scheme}://{parts.netloc}/{path}/") as response:
+            return response.status_code
+
+    there = len(names)
+    while there and (status := make(there)) in _NO_DIRECTORY:
+        there -= 1
+    new = bool(there) and status == HTTPStatus.CREATED
+    for count in range(there + 1, len(names) + 1):
+        new = make(count) == HTTPStatus.CREATED or new
+    return new

@@ -1,0 +1,68 @@
+"""Inputs by way of a site's cache: the first experiment brings a file there, the others find it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final
+
+from wlm_tasks.errors import BackendUnavailableError, StorageUnavailableError
+from wlm_tasks.hosts.cache import SMALLEST, SiteCache
+from wlm_tasks.model.ends import BUSY, Directory, Source
+from wlm_tasks.model.experiment import Transfer
+from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage.prefix import Prefix
+from wlm_tasks.storage.transfer import move
+
+#: seconds between two looks at a file that another experiment is bringing
+_LOOK_S: Final = 0.3
+
+
+class Cached:
+    """Brings inputs of one experiment by way of its site's cache."""
+
+    def __init__(self, cache: SiteCache, directory: Directory, workdir: str) -> None:
+        """`directory` is the cache's own, `workdir` the experiment's."""
+        self._cache = cache
+        self._directory = directory
+        self._workdir = workdir
+
+    def take(self, transfer: Transfer) -> bool:
+        """Take a file whose digest is known, without a look at its source."""
+        return transfer.sha256 is not None and self._take(transfer.sha256, transfer, None, 0)
+
+    def bring(self, source: Source, transfer: Transfer, control: TransferControl) -> bool | None:
+        """Bring a file; False if told to stop before the end, None if it is too small for that."""
+        if source.size < SMALLEST:
+            return None
+        digest = transfer.sha256 or source.digest(source.size)
+        if digest is None:
+            prefix = Prefix(None, source, replace(control, progress=lambda _done, _size: None))
+            prefix.run(source.size)
+            prefix.keep()
+            if prefix.stopped:
+                return False
+            digest = prefix.digest()
+        assert digest is not None  # noqa: S101 - it was read
+        while not self._take(digest, transfer, source.mode, source.size):
+            if control.should_stop() or not self._move(digest, source, control):
+                return False
+        control.progress(source.size, source.size)
+        return True
+
+    def _take(self, digest: str, transfer: Transfer, mode: int | None, size: int) -> bool:
+        return self._cache.take(digest, size, self._workdir, transfer.dest, mode)
+
+    def _move(self, digest: str, source: Source, control: TransferControl) -> bool:
+        """Bring it to the cache, or wait a moment if another does; False if told to stop."""
+        try:
+            with self._directory.target(self._cache.path(digest), 0o644) as target:
+                complete = move(source, target, replace(control, sha256=digest)).complete
+        except (StorageUnavailableError, BackendUnavailableError) as error:
+            if BUSY not in error.message:
+                raise
+            time.sleep(_LOOK_S)
+            return True
+        if complete:
+            self._cache.seal(digest)
+        return complete
