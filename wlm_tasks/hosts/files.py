@@ -67,6 +67,8 @@ def inside(workdir: str, scratch: str, path: str) -> Place:
 
 def anywhere(path: str) -> Place:
     """Return the place of an absolute path; raises `InvalidPathError` for a part file's name."""
+    if {".", ".."}.intersection(path.split("/")):
+        raise StorageRefusedError(f"path: got {path!r}, expected one without '.' and '..'")
     directory, name = posixpath.split(path)
     return Place(path, ANYWHERE, (directory, name, path, part_name(name)))
 
@@ -299,7 +301,7 @@ class _Part(_Bytes):
                 talk.answer()
 
     def commit(self) -> None:
-        self._ask(f"commit {self._mode}")
+        self._ask(f"commit {self._mode}", size=self._wanted)
 
     def discard(self) -> None:
         if self._ask("discard") is None:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
@@ -120,7 +121,11 @@ class FileTarget:
         """Open and lock the part file, made if need be."""
         fd = self._lock()
         try:
-            yield _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
+            part = _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
+            if part.size:  # of an earlier try, which may have been for another file
+                with translated(self._place):
+                    os.fchmod(fd, self._mode & ~own_umask())
+            yield part
         finally:
             os.close(fd)
 
@@ -201,6 +206,12 @@ class _PartFile(FileBytes):
     def discard(self) -> None:
         with translated(self.place), suppress(FileNotFoundError):
             os.unlink(self._part, dir_fd=self._dir_fd)
+
+
+def own_umask() -> int:
+    """Return this process's umask without touching it: other threads make files, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("\nUmask:")[2].split()[0], 8)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
