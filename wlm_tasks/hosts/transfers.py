@@ -145,9 +145,9 @@ if [ -e "./$name" ] && [ ! -L "./$name" ]; then
   status "./$name"
 fi
 """,
-    # SIZE; then line by line what to do, as long as the other side is there
+    # SIZE SEEN, what `look` said; then line by line what to do, as long as the other side is there
     "receive": r"""
-size=$1
+size=$1 seen=$2
 is_ours() { [ ! -L "$part" ] && [ "$part" -ef /proc/self/fd/9 ]; }
 busy() { echo "$path: is being written by another transfer" >&2; exit 75; }
 keep_fresh() {  # SIZE: what takes long is not to look as if nobody were there
@@ -176,8 +176,7 @@ for try in 1 2 3; do
         [ "$pid" = $$ ] || { [ "$fd" -ef "$part" ] && kill -KILL "$pid"; }
       done 2> /dev/null
     fi
-    # a killed one's script may need a moment; a living one has done the work meanwhile
-    flock -w 2 9 && [ ! -e "./$name" ] || busy
+    flock -w 2 9 || busy  # a killed one's script may need a moment
   fi
   # else it was renamed or removed meanwhile; another name of it would be another's file
   if is_ours; then
@@ -186,6 +185,12 @@ for try in 1 2 3; do
   fi
   ((try < 3)) || busy
 done
+now=
+[ -L "./$name" ] || [ ! -f "./$name" ] || now=$(status "./$name")
+if [ "$now" != "$seen" ]; then  # another was faster, and what is there may be what is wanted
+  [ -s "$part" ] || rm -f -- "$part"
+  busy
+fi
 missing=$((size - $(stat -Lc %s /proc/self/fd/9)))
 room=$(df --output=avail -B1 . | tail -n 1)
 if ((missing > room)); then

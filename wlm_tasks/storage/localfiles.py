@@ -21,6 +21,7 @@ from wlm_tasks.storage.prefix import CHUNK
 
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
 _TRIES: Final = 5
+_UNSEEN: Final = object()
 _ZEROS: Final = bytes(CHUNK)
 
 
@@ -96,6 +97,7 @@ class FileTarget:
         self._name = name
         self._part_name = part_name(name)
         self._place = place
+        self._seen: Hashable = _UNSEEN
         self._mode = 0o666 if mode is None else stat.S_IMODE(mode) & 0o777 | 0o600
 
     @contextmanager
@@ -105,6 +107,7 @@ class FileTarget:
             status = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             status = None
+        self._seen = _seen(status)
         if status is None or stat.S_ISLNK(status.st_mode):
             yield None
             return
@@ -121,6 +124,7 @@ class FileTarget:
         """Open and lock the part file, made if need be."""
         fd = self._lock()
         try:
+            self._check_unchanged(fd)
             part = _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
             if part.size:  # of an earlier try, which may have been for another file
                 with translated(self._place):
@@ -128,6 +132,19 @@ class FileTarget:
             yield part
         finally:
             os.close(fd)
+
+    def _check_unchanged(self, fd: int) -> None:
+        """Raise if what has the final name is not what `present` gave: another was faster."""
+        try:
+            now = _seen(os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False))
+        except FileNotFoundError:
+            now = None
+        if self._seen in {now, _UNSEEN}:
+            return
+        if not os.fstat(fd).st_size:
+            with suppress(FileNotFoundError):
+                os.unlink(self._part_name, dir_fd=self._dir_fd)
+        raise StorageUnavailableError(f"{self._place}: is being written by another transfer")
 
     def _lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -206,6 +223,10 @@ class _PartFile(FileBytes):
     def discard(self) -> None:
         with translated(self.place), suppress(FileNotFoundError):
             os.unlink(self._part, dir_fd=self._dir_fd)
+
+
+def _seen(status: os.stat_result | None) -> Hashable:
+    return None if status is None or stat.S_ISLNK(status.st_mode) else _identity(status)
 
 
 def own_umask() -> int:
