@@ -127,8 +127,11 @@ class FileTarget:
             self._check_unchanged(fd)
             part = _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
             if part.size:  # of an earlier try, which may have been for another file
-                with translated(self._place):
-                    os.fchmod(fd, self._mode & ~own_umask())
+                mode = self._mode & ~own_umask()
+                # touched for no reason it would be another file for who goes on with it
+                if stat.S_IMODE(part.status.st_mode) != mode:
+                    with translated(self._place):
+                        os.fchmod(fd, mode)
             yield part
         finally:
             os.close(fd)

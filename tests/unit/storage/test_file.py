@@ -271,6 +271,9 @@ def test_a_part_file_finished_by_another_before_it_is_locked(
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", lose_the_race)
+    with pytest.raises(StorageUnavailableError, match="by another transfer"):
+        get(files)
+    assert (files.root / "x").read_bytes() == b"other data"
     get(files)
     assert (files.root / "x").read_bytes() == b"data"
     assert list(files.root.iterdir()) == [files.root / "x"]
