@@ -48,7 +48,7 @@ def test_a_member_put_back_by_force_does_not_run_again(site: SlurmSite) -> None:
             site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
         return duplicates.exists()
 
-    wait_for(started_again, 60.0, "the second start", 1.0)
+    wait_for(started_again, 90.0, "the second start", 4.0)
     assert site.runs(spec.ref) == 1
     assert site.status(spec.ref).state is JobState.FAILED
     assert site.status(other.ref).state is JobState.RUNNING
