@@ -18,6 +18,7 @@ from wlm_tasks.control.lock import UpLock
 from wlm_tasks.control.loop import Control
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model.steps import ALL_QUEUES
+from wlm_tasks.tasks.steps import StepTask
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class Embedded:
         self._worker.stop(in_sighandler=False)
         for thread in self._threads:
             thread.join(timeout=30)
+        StepTask.end_engine()
+        self._app.runtime.close()
         self._lock.release()
 
     @property

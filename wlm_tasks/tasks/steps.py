@@ -41,6 +41,14 @@ class StepTask(Task[Any, Any]):
                 StepTask._engine = Engine(runtime, shown)
             return StepTask._engine
 
+    @classmethod
+    def end_engine(cls) -> None:
+        """End what this process's engine has running; the next step makes another."""
+        with cls._engine_lock:
+            engine, StepTask._engine = StepTask._engine, None
+        if engine is not None:
+            engine.close()
+
     def carry_out(self, experiment_id: str, name: StepName) -> str:
         """Work on the step and whatever comes first; say in a word what was done."""
         holder = self._holder()
