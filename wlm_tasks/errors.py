@@ -25,11 +25,13 @@
     │   │   │       ├── SiteOverloadedError
     │   │   │       └── SiteMaintenanceError
     │   │   └── StorageUnavailableError
+    │   │       └── StorageBusyError       another transfer writes the same
     │   └── PermanentError         will fail again however often it is tried
     │       ├── JobRejectedError
     │       ├── JobCancelledError
     │       ├── JobFailedError
     │       └── StorageRefusedError
+    │           └── StorageMissingError    there is no such file
     ├── ExperimentFailedError      what ``wait()`` raises for an unsuccessful end
     └── ServiceError               database or broker out of reach
 
@@ -141,6 +143,10 @@ class StorageUnavailableError(TransientError):
     """The storage cannot be reached or does not answer."""
 
 
+class StorageBusyError(StorageUnavailableError):
+    """Another transfer writes the same file, or has just done so."""
+
+
 class PermanentError(StepError):
     """A lasting fault: trying again would fail again."""
 
@@ -159,6 +165,10 @@ class JobFailedError(PermanentError):
 
 class StorageRefusedError(PermanentError):
     """The transfer is impossible: missing, forbidden, not a file, or not the bytes promised."""
+
+
+class StorageMissingError(StorageRefusedError):
+    """There is no such file."""
 
 
 class ExperimentFailedError(WlmError):

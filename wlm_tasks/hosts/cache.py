@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from wlm_tasks.errors import JobRejectedError, StorageRefusedError
+from wlm_tasks.hosts.places import INSIDE, inside
 from wlm_tasks.hosts.scripts import PREAMBLE, failure
 from wlm_tasks.hosts.shell import Shell
 
@@ -22,39 +23,25 @@ SMALLEST: Final = 1024 * 1024
 _SLACK_S: Final = 120.0
 _SLOW: Final = 5e6
 
-_COMMON: Final = (
-    PREAMBLE
-    + r"""
-scratch=$1 digest=$2
-shift 2
+_KEPT: Final = r"""
 cache=$scratch/.wlm-cache
 kept=$cache/${digest:0:2}/$digest
 [ ! -L "$cache" ] && [ ! -L "${kept%/*}" ] && [ ! -L "$kept" ] || exit 67
 identity() { stat -c '%s %.9Y' -- "$1"; }
 """
-)
-#: arguments: SCRATCH DIGEST WORKDIR PATH MODE LINK
+#: arguments: those of `INSIDE`, DIGEST MODE LINK
 _TAKE: Final = (
-    _COMMON
+    INSIDE
+    + "digest=$1 mode=$2 link=$3"
+    + _KEPT
     + r"""
-workdir=$1 path=$2 mode=$3 link=$4
-need_inside "$workdir" "$scratch"
 mkdir -p -m 700 -- "$cache" || exit
 [ -f "$kept" ] && read -r sealed 2> /dev/null < "$kept.seal" || { echo none; exit; }
 [ "$sealed" = "$(identity "$kept")" ] || { echo none; exit; }
-cd -P -- "$workdir" || exit 1
-[ ! -L .wlm ] && [ ! -L .wlm/staging ] || { echo ".wlm: is a symbolic link" >&2; exit 67; }
-mkdir -p .wlm/staging || exit 1
-new=$PWD/.wlm/staging/$digest.$$
+to_target
+[ -L "./$name" ] || [ ! -d "./$name" ] || { echo "$path: Is a directory" >&2; exit 67; }
+new=$part.$$
 trap 'rm -f -- "$new"' EXIT
-rest=$path
-while [[ $rest == */* ]]; do
-  dir=${rest%%/*} rest=${rest#*/}
-  [ ! -L "./$dir" ] || { echo "$workdir/$path: $dir is a symbolic link" >&2; exit 67; }
-  [ -d "./$dir" ] || mkdir -- "./$dir" || [ -d "./$dir" ] || exit 1
-  cd -P -- "./$dir" || exit 1
-done
-[ -L "./$rest" ] || [ ! -d "./$rest" ] || { echo "$workdir/$path: Is a directory" >&2; exit 67; }
 if [ -n "$link" ]; then
   ln -T -- "$kept" "$new" || exit 1
 else
@@ -63,16 +50,17 @@ else
   [ "$sealed" = "$(identity "$kept")" ] || { echo none; exit; }
   sync -- "$new" || exit 1
 fi
-mv -fT -- "$new" "./$rest" && sync -- . || exit 1
+mv -fT -- "$new" "./$name" && sync -- . || exit 1
 touch -- "$kept.seal"
 echo taken
 """
 )
 #: arguments: SCRATCH DIGEST MOST; MOST are the bytes that the cache may have
 _SEAL: Final = (
-    _COMMON
+    PREAMBLE
+    + "scratch=$1 digest=$2 most=$3"
+    + _KEPT
     + r"""
-most=$1
 chmod 444 -- "$kept" && identity "$kept" > "$kept.new" || exit 1
 mv -fT -- "$kept.new" "$kept.seal" || exit 1
 exec 9>> "$cache/lock" && flock -w 30 9 || exit 0
@@ -115,15 +103,17 @@ class SiteCache:
         `StorageRefusedError`.
         """
         bits = f"{0o644 if mode is None else mode & 0o777 | 0o600:o}"
-        words = [digest, workdir, path, bits, "link" if self._link else ""]
-        return self._run(_TAKE, words, f"{workdir}/{path}", size).strip() == "taken"
+        place = inside(workdir, self._scratch, path)
+        words = [*place.arguments, digest, bits, "link" if self._link else ""]
+        return self._run(_TAKE, words, place.name, size).strip() == "taken"
 
     def seal(self, digest: str) -> None:
         """Vouch for a file that has just been moved to the cache, and make room if need be."""
-        self._run(_SEAL, [digest, str(self._most)], f"{self.directory}/{self.path(digest)}", 0)
+        words = [self._scratch, digest, str(self._most)]
+        self._run(_SEAL, words, f"{self.directory}/{self.path(digest)}", 0)
 
     def _run(self, script: str, words: Sequence[str], about: str, size: int) -> str:
-        ran = self._shell.run(script, [self._scratch, *words], timeout_s=_SLACK_S + size / _SLOW)
+        ran = self._shell.run(script, words, timeout_s=_SLACK_S + size / _SLOW)
         if not ran.code:
             return ran.out.decode(errors="replace")
         error = failure(ran, about)

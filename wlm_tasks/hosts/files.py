@@ -8,26 +8,25 @@ there is one: that is several times as fast as ``sha256sum`` on processors with 
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 from wlm_tasks.errors import (
+    BackendUnavailableError,
     JobRejectedError,
     StepError,
     StorageRefusedError,
 )
+from wlm_tasks.hosts.places import Place
 from wlm_tasks.hosts.scripts import OUTSIDE, failure
 from wlm_tasks.hosts.ssh import SshShell
-from wlm_tasks.hosts.streams import Dialogue, Pull, Push
-from wlm_tasks.hosts.transfers import ANYWHERE, INSIDE, SCRIPTS
+from wlm_tasks.hosts.streams import Dialogue, Pull, Stream
+from wlm_tasks.hosts.transfers import SCRIPTS
 from wlm_tasks.model.ends import Part, Readable, Source, Target
-from wlm_tasks.model.paths import part_name
 
 #: slowest rate at which a host is expected to read a file, bytes a second
 _SLOW: Final = 5e6
@@ -35,42 +34,10 @@ _SLACK_S: Final = 120.0
 #: smallest file whose digest is worth a thread, in bytes
 _WORTHWHILE: Final = 4 * 1024 * 1024
 _T = TypeVar("_T")
+S = TypeVar("S", bound=Stream)
 _OF_NOTHING: Final = hashlib.sha256().hexdigest()
 #: a context in which errors of hosts become those of whoever uses them
 Translation = Callable[[], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a file is on a host: how scripts get there, and with which arguments."""
-
-    name: str  #: for messages
-    prologue: str
-    arguments: tuple[str, str, str, str]
-
-
-def inside(workdir: str, scratch: str, path: str) -> Place:
-    """Return the place of `path` in an experiment's directory below `scratch`.
-
-    An empty path is the directory itself. A target's way never leads through a symbolic link; a
-    source's links stay below `workdir`. Raises `StorageRefusedError` unless the text of the path
-    stays where it starts.
-    """
-    if "\0" in path or (path and any(part in {"", ".", ".."} for part in path.split("/"))):
-        raise StorageRefusedError(
-            f"path: got {path!r}, expected a relative path without '..', '.', '//' or NUL"
-        )
-    key = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32]
-    name = f"{workdir}/{path}" if path else workdir
-    return Place(name, INSIDE, (workdir, scratch, path, key))
-
-
-def anywhere(path: str) -> Place:
-    """Return the place of an absolute path; raises `InvalidPathError` for a part file's name."""
-    if {".", ".."}.intersection(path.split("/")):
-        raise StorageRefusedError(f"path: got {path!r}, expected one without '.' and '..'")
-    directory, name = posixpath.split(path)
-    return Place(path, ANYWHERE, (directory, name, path, part_name(name)))
 
 
 class HostFiles:
@@ -100,7 +67,7 @@ class HostFiles:
 
     def ask(self, script: str, place: Place, *arguments: str, size: int = 0) -> bytes:
         """Run a script behind the place's prologue and return its output."""
-        with self._telling():
+        with self.telling():
             ran = self._shell.run(
                 place.prologue + script,
                 [*place.arguments, *arguments],
@@ -112,32 +79,15 @@ class HostFiles:
                 raise failure(ran, place.name)
         return ran.out
 
-    def pull(self, script: str, place: Place, *arguments: str) -> Pull:
-        """Begin to read what a script writes."""
+    def begin(self, kind: type[S], script: str, place: Place, *arguments: str) -> S:
+        """Begin a stream of some kind with a script."""
         words = [*place.arguments, *arguments]
-        with self._telling():
-            return Pull(self._shell, place.prologue + script, words, about=place.name)
-
-    def talk(self, script: str, place: Place, *arguments: str) -> Dialogue:
-        """Begin a dialogue with a script."""
-        words = [*place.arguments, *arguments]
-        with self._telling():
-            return Dialogue(self._shell, place.prologue + script, words, about=place.name)
-
-    def push(self, script: str, place: Place, *arguments: str) -> Push:
-        """Begin to write what a script reads."""
-        words = [*place.arguments, *arguments]
-        with self._telling():
-            return Push(self._shell, place.prologue + script, words, about=place.name)
+        with self.telling():
+            return kind(self._shell, place.prologue + script, words, about=place.name)
 
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Let errors out as whoever uses the host expects them."""
-        with self._telling():
-            yield
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
         with self._translation():
             try:
                 yield
@@ -172,7 +122,9 @@ class _Bytes:
     def read_at(self, offset: int, length: int) -> bytes:
         if self._pull is None or self._offset != offset:
             self.close()
-            self._pull = self._files.pull(SCRIPTS["read"], self._at, str(offset))
+            self._pull = self._files.begin(
+                Pull, SCRIPTS["read"], self._at, self._which, str(offset)
+            )
             self._offset = offset
         with self._files.telling():
             data = self._pull.read(length)
@@ -252,7 +204,9 @@ class _Part(_Bytes):
     """What has arrived; one script on the host has it locked as long as this is open."""
 
     def __init__(self, files: HostFiles, place: Place, size: int, seen: str, mode: str) -> None:
-        self._talk: Dialogue | None = files.talk(SCRIPTS["receive"], place, str(size), seen)
+        self._talk: Dialogue | None = files.begin(
+            Dialogue, SCRIPTS["receive"], place, str(size), seen
+        )
         try:
             with files.telling():
                 status = self._talk.answer().split()
@@ -283,9 +237,6 @@ class _Part(_Bytes):
         told = self._ask(f"digest {length}", size=length)
         return told or super().digest(length)
 
-    def read_at(self, offset: int, length: int) -> bytes:
-        raise NotImplementedError("it tells digests")
-
     def truncate(self, size: int) -> None:
         self._ask(f"truncate {size}")
 
@@ -303,7 +254,9 @@ class _Part(_Bytes):
                 talk.answer()
 
     def commit(self) -> None:
-        self._ask(f"commit {self._mode}", size=self._wanted)
+        if self._ask(f"commit {self._mode}", size=self._wanted) is None:
+            with self._files.telling():
+                raise BackendUnavailableError(f"{self.place}: has not arrived whole")
 
     def discard(self) -> None:
         if self._ask("discard") is None:
@@ -320,4 +273,5 @@ class _Part(_Bytes):
 
     def close(self) -> None:
         """See to it that all that was written is there, and give back the lock."""
+        super().close()
         self._end()

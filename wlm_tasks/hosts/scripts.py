@@ -6,7 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, StepError
+from wlm_tasks.errors import (
+    BackendUnavailableError,
+    JobRejectedError,
+    StepError,
+    StorageBusyError,
+    StorageMissingError,
+)
 from wlm_tasks.hosts.shell import Ran
 
 #: exit codes of scripts: a directory outside of that allowed, a missing tool, refused for good,
@@ -15,6 +21,9 @@ OUTSIDE: Final = 65
 _MISSING: Final = 66
 _REFUSED: Final = 67
 _UNDECIDED: Final = 75
+#: and of those that move files: another transfer is at it, there is no such file
+_BUSY: Final = 73
+_ABSENT: Final = 68
 #: what C libraries say of faults that a file system or an operator mends
 _PASSING: Final = re.compile(
     "No space left on device|Disk quota exceeded|Input/output error|Stale (NFS )?file handle"
@@ -62,6 +71,7 @@ def failure(ran: Ran, place: str) -> StepError:
     # what the shell and the tools put in front of a path helps nobody; a kept shell calls what it
     # has of us its environment
     told = re.sub(r"^(wlm|bash|environment): (line \d+: )?", "", told)[:500]
+    kind = {_BUSY: StorageBusyError, _ABSENT: StorageMissingError}.get(ran.code, kind)
     return kind(told if place in told else f"{place}: {told}")
 
 

@@ -33,7 +33,7 @@ _MOMENT_S: Final = 0.5
 _T = TypeVar("_T")
 
 
-class _Stream:
+class Stream:
     """A running script; to be used and closed by the thread that began it."""
 
     _end_s: float | None = None  #: seconds for its end, once it has all; None for the usual ones
@@ -108,7 +108,7 @@ class _Stream:
         await self._channel.aclose()
 
 
-class Pull(_Stream):
+class Pull(Stream):
     """Reads what a script writes on its standard output."""
 
     def __init__(
@@ -155,7 +155,7 @@ class Pull(_Stream):
         return data
 
 
-class Push(_Stream):
+class Push(Stream):
     """Writes what a script reads on its standard input."""
 
     _end_s: float | None = 600.0  # it may have to bring much to a slow disk

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
-from wlm_tasks.hosts.files import HostFiles, Place
+from wlm_tasks.hosts.files import HostFiles
+from wlm_tasks.hosts.places import Place
 from wlm_tasks.hosts.streams import Pull, Push
 from wlm_tasks.hosts.treescripts import TREE_SCRIPTS
 from wlm_tasks.model.ends import Entry, Source, Target
@@ -69,7 +70,7 @@ class HostTree:
     def pack(self, entries: Sequence[Entry], word: str) -> Iterator[Iterator[bytes]]:
         """Have them archived there."""
         paths = [f"./{entry.path}" for entry in entries]
-        pull = self._files.pull(TREE_SCRIPTS["pack"], self._directory, word, *paths)
+        pull = self._files.begin(Pull, TREE_SCRIPTS["pack"], self._directory, word, *paths)
         try:
             yield self._pieces(pull)
         finally:
@@ -87,6 +88,8 @@ class HostTree:
 class HostTreeTarget:
     """A directory of a host to move files to; `at` gives the place of a path below it."""
 
+    unpacks = True
+
     def __init__(self, files: HostFiles, directory: Place, at: PlaceOf) -> None:
         self._files = files
         self._directory = directory
@@ -100,15 +103,14 @@ class HostTreeTarget:
         """Have those that are there computed."""
         return _digests(self._files, self._directory, entries, "target")
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:
         """Have them unpacked, verified and named there."""
         words = (word, *(entry.path for entry in entries))
-        push = self._files.push(TREE_SCRIPTS["unpack"], self._directory, *words)
+        push = self._files.begin(Push, TREE_SCRIPTS["unpack"], self._directory, *words)
         try:
             self._send(push, stream)
         finally:
             push.close()
-        return True
 
     def _send(self, push: Push, stream: Iterator[bytes]) -> None:
         for data in stream:

@@ -1,4 +1,4 @@
-"""The bash of whole directories, behind the prologues of `wlm_tasks.hosts.transfers`.
+"""The bash of whole directories, behind the prologues of `wlm_tasks.hosts.places`.
 
 There `enter_source` and `enter_target` go to the directory, and `permissions` is an option of tar.
 """
@@ -43,26 +43,22 @@ word=$1
 shift
 enter_source
 listed=$(mktemp -d) && trap 'rm -rf -- "$listed"' EXIT || exit
-printf '%s\0' "$@" | xargs -0 sha256sum -- > "$listed/$word" || exit
+if ! printf '%s\0' "$@" | xargs -0 sha256sum -- > "$listed/$word"; then
+  for file; do  # one that went after the directory was listed
+    [ -e "$file" ] || { echo "$path/$file: No such file or directory" >&2; exit 68; }
+  done
+  exit 1
+fi
 printf '%s\0' "$@" | tar -chf - --hard-dereference --no-recursion --null -T - -C "$listed" "./$word"
 """,
     # WORD FILE...
     "unpack": r"""
 word=$1 parts=.wlm-parts
 shift
-busy() { echo "$path: is being written by another transfer" >&2; exit 75; }
 enter_target
 for try in 1 2 3; do
   [ ! -L "$parts" ] && mkdir -p "$parts" && exec 9< "$parts" || exit
-  if ! flock -n 9; then
-    if (($(date +%s) - $(stat -c %Y "$parts") > 1800)); then
-      for fd in /proc/[0-9]*/fd/9; do
-        pid=${fd#/proc/} pid=${pid%%/*}
-        [ "$pid" = $$ ] || { [ "$fd" -ef "$parts" ] && kill -KILL "$pid"; }
-      done 2> /dev/null
-    fi
-    flock -w 2 9 || busy
-  fi
+  hold "$parts"
   [ "$parts" -ef /proc/self/fd/9 ] && break
   ((try < 3)) || busy
 done
@@ -81,8 +77,28 @@ if [ "$found" != $# ] || ! cmp -s <(sort -- "$word") \
   exit 75
 fi
 find . -type f -perm /7000 -exec chmod a-s,a-t {} +
-rm -- "$word" && sync -f . && cd "$here" || exit
-cp -rlT --remove-destination "$parts" . || exit
+rm -- "$word" && sync -f . || exit
+while IFS= read -r -d '' dir; do  # a directory comes before those in it
+  if [ -L "$here/$dir" ]; then
+    echo "$path/$dir: is a symbolic link, expected a directory" >&2
+    exit 67
+  fi
+  [ -d "$here/$dir" ] || printf '%s\0' "$here/$dir"
+done < <(find . -mindepth 1 -type d -printf '%P\0') | xargs -0 -r mkdir -p -- || exit
+((PIPESTATUS[0])) && exit 67
+# renamed, directory by directory: what had such a name is replaced in one moment
+into=. files=() named=0
+rename() {
+  ((${#files[@]})) || return 0
+  mv -f -t "$here/$into" -- "${files[@]}" || exit
+  named=$((named + ${#files[@]})) files=()
+}
+while IFS= read -r -d '' dir && IFS= read -r -d '' file; do
+  [ "$dir" = "$into" ] || { rename; into=$dir; }
+  files+=("./$dir/$file")
+done < <(find . -type f -printf '%h\0%f\0')
+rename
+((named == $#)) && cd "$here" || exit
 rm -rf "$parts"
 sync -f .
 """,

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
-
-#: what the message of an end says, among others, that another transfer has locked
-BUSY: Final = "is being written by another transfer"
+from typing import Protocol
 
 
 class Readable(Protocol):
@@ -78,7 +75,7 @@ class Target(Protocol):
         """Open and lock what has arrived of a file of `size` bytes, nothing at first.
 
         What was written is there for the next transfer when the block ends. Raises
-        `StorageUnavailableError` if another transfer has locked it.
+        `StorageBusyError` if another transfer has locked it, or has just finished.
         """
 
 
@@ -136,10 +133,8 @@ class Tree(Protocol):
     def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Return the SHA-256 of these files by path, in one go."""
 
-    def pack(
-        self, entries: Sequence[Entry], word: str
-    ) -> AbstractContextManager[Iterator[bytes]] | None:
-        """Return a tar archive of these files as a stream; None where that cannot be done.
+    def pack(self, entries: Sequence[Entry], word: str) -> AbstractContextManager[Iterator[bytes]]:
+        """Return a tar archive of these files as a stream.
 
         Its members are called ``./path``; the last one has the name `word` and says in the format
         of sha256sum(1) which digests they have.
@@ -149,15 +144,17 @@ class Tree(Protocol):
 class TreeTarget(Protocol):
     """A directory to move files to."""
 
+    unpacks: bool  #: whether it takes archives; else files go one by one
+
     def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
         """Open the place of one file."""
 
     def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Return the SHA-256 by path of those of these files that are there, of the same size."""
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:
-        """Take these files from a stream of `Tree.pack`; False where that cannot be done.
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:
+        """Take these files from a stream of `Tree.pack`, and no others.
 
         Each gets its name when all are there, have the digests that the archive says, and are on
-        the disk. Nothing is read of the stream if the answer is False.
+        the disk. Called only if it `unpacks`.
         """

@@ -105,6 +105,8 @@ class StorageBackend(ABC):
 class SingleFiles:
     """A directory to move files to, one by one."""
 
+    unpacks = False
+
     def __init__(self, storage: StorageBackend, url: str) -> None:
         self._storage = storage
         self._url = url
@@ -117,6 +119,6 @@ class SingleFiles:
         """Tell nothing: each file is compared when its turn comes."""
         return {}
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:  # noqa: ARG002
-        """Take nothing."""
-        return False
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:  # noqa: ARG002
+        """Refuse: nobody asks for that."""
+        raise StorageRefusedError(f"{self._url}: takes no archives")

@@ -15,7 +15,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import (
+    InvalidPathError,
+    StorageMissingError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
 from wlm_tasks.model.checks import show
 
 #: longest component, in bytes
@@ -61,6 +66,8 @@ def translated(place: str) -> Iterator[None]:
         yield
     except OSError as error:
         kind = StorageRefusedError if error.errno in _LASTING else StorageUnavailableError
+        if error.errno == errno.ENOENT:
+            kind = StorageMissingError
         raise kind(f"{place}: {error.strerror or error}") from error
 
 

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any, ClassVar, Final
 
-from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import StorageRefusedError
 from wlm_tasks.model.ends import Part, Readable, Source, Target
 from wlm_tasks.storage.base import StorageBackend
+from wlm_tasks.storage.locks import busy
 
 
 class MemStore:
@@ -54,7 +55,7 @@ class MemStore:
         """Hold the lock of a part file."""
         lock = self._locks[url]
         if not lock.acquire(blocking=False):
-            raise StorageUnavailableError(f"{url}: is being written by another transfer")
+            raise busy(url)
         try:
             yield
         finally:

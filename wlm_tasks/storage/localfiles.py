@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import InvalidPathError, StorageRefusedError
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.beneath import (
     require_regular,
     translated,
 )
+from wlm_tasks.storage.locks import busy
 from wlm_tasks.storage.prefix import CHUNK
 
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
@@ -147,7 +148,7 @@ class FileTarget:
         if not os.fstat(fd).st_size:
             with suppress(FileNotFoundError):
                 os.unlink(self._part_name, dir_fd=self._dir_fd)
-        raise StorageUnavailableError(f"{self._place}: is being written by another transfer")
+        raise busy(self._place)
 
     def _lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -161,7 +162,7 @@ class FileTarget:
                 os.close(fd)
                 raise
             os.close(fd)
-        raise StorageUnavailableError(f"{self._place}: is being written by other transfers")
+        raise busy(self._place)
 
     def _holds(self, fd: int) -> bool:
         """Lock the part file; return whether it is the one of that name, and ours alone."""
@@ -169,9 +170,7 @@ class FileTarget:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageUnavailableError(
-                f"{self._place}: is being written by another transfer"
-            ) from None
+            raise busy(self._place) from None
         opened = os.fstat(fd)
         if opened.st_nlink > 1:
             # a second name of some other file: writing here would change that one

@@ -22,6 +22,7 @@ from wlm_tasks.model.paths import PARTS, is_meant
 from wlm_tasks.storage import manifest
 from wlm_tasks.storage.beneath import open_source, target_directory, translated
 from wlm_tasks.storage.localfiles import FileTarget, file_source, own_umask
+from wlm_tasks.storage.locks import busy
 
 _PIECE: Final = 1024 * 1024
 #: largest list of digests of a bunch, in bytes
@@ -165,6 +166,8 @@ class _Written:
 class LocalTreeTarget:
     """A directory of this host to move files to; `below` is where it is below `root`."""
 
+    unpacks = True
+
     def __init__(self, root: str, below: str) -> None:
         self._root = root
         self._below = below
@@ -190,7 +193,7 @@ class LocalTreeTarget:
                         found[entry.path] = hashlib.file_digest(file, "sha256").hexdigest()
         return found
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:
+    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:
         """Take them from an archive."""
         with self._parts() as parts:
             arrived = _take(parts, {f"./{e.path}": e.size for e in entries}, word, stream)
@@ -203,7 +206,6 @@ class LocalTreeTarget:
                 for entry in entries:
                     self._name(parts, str(arrived[entry.path]), entry, umask)
                 _sync(parts)
-        return True
 
     def _name(self, parts: int, part: str, entry: Entry, umask: int) -> None:
         with target_directory(self._root, self._within(entry.path)) as (dir_fd, name):
@@ -243,7 +245,7 @@ class LocalTreeTarget:
                     os.close(fd)
                     break
                 os.close(fd)
-        raise StorageUnavailableError(f"{self._place}: is being written by another transfer")
+        raise busy(self._place)
 
 
 def _empty(fd: int) -> None:

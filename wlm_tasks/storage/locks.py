@@ -1,4 +1,7 @@
-"""Locks by name within this process, for storages that have none of their own."""
+"""What keeps two transfers to one place apart; locks by name where a storage has none of its own.
+
+These hold within this process.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from wlm_tasks.errors import StorageUnavailableError
+from wlm_tasks.errors import StorageBusyError
+
+
+def busy(place: str) -> StorageBusyError:
+    """Return the error that a place is another transfer's for now."""
+    return StorageBusyError(f"{place}: is being written by another transfer")
 
 
 class Locks:
@@ -18,10 +26,10 @@ class Locks:
 
     @contextmanager
     def held(self, name: str, place: str) -> Iterator[None]:
-        """Hold a name; raises `StorageUnavailableError` if somebody does. `place` is shown."""
+        """Hold a name; raises `StorageBusyError` if somebody does. `place` is shown."""
         with self._lock:
             if name in self._held:
-                raise StorageUnavailableError(f"{place}: is being written by another transfer")
+                raise busy(place)
             self._held.add(name)
         try:
             yield

@@ -45,11 +45,14 @@ class Prefix:
         _CHECKPOINTS.keep(self._key(), self._at)
 
     def add(self, data: bytes) -> None:
-        """Take in bytes that are equal."""
-        if self._at.digest is not None:
-            self._at.digest.update(data)
+        """Take in bytes that are equal, since they have just been copied."""
         if self._at.compared == self._at.done:
             self._at.compared += len(data)
+        self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
+        if self._at.digest is not None:
+            self._at.digest.update(data)
         self._at.done += len(data)
         self._at.differs = False
 
@@ -87,7 +90,7 @@ class Prefix:
             data = there.read_at(self.done, min(CHUNK, size - self.done))
             self._at.differs = not data or not _is_there(source, self.done, data)
             if not self._at.differs:
-                self.add(data)
+                self._take_in(data)
                 self._at.mark(CHUNK)
                 self._control.progress(self.done, size)
         return not self._at.differs
@@ -135,7 +138,7 @@ class Prefix:
         self._back_to(done, state.copy())
 
     def _back_to(self, done: int, digest: Digest | None) -> None:
-        self._at.done = done
+        self._at.done = self._at.compared = done
         self._at.digest = digest if done else hashlib.sha256()
 
 

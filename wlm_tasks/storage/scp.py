@@ -17,7 +17,8 @@ from wlm_tasks.errors import (
     StorageUnavailableError,
 )
 from wlm_tasks.hosts.address import Address, address_of
-from wlm_tasks.hosts.files import HostFiles, Place, anywhere
+from wlm_tasks.hosts.files import HostFiles
+from wlm_tasks.hosts.places import Place, anywhere
 from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.trees import HostTree, HostTreeTarget
 from wlm_tasks.model.checks import show

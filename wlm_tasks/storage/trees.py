@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import StorageMissingError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Entry, Tree, TreeTarget
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.transfer import Pace, move
@@ -21,8 +21,6 @@ SMALL: Final = 2 * 1024 * 1024
 #: most files and bytes of a bunch
 BUNCH_FILES: Final = 1000
 BUNCH_BYTES: Final = 32 * 1024 * 1024
-#: what systems say of a file that is not there
-_GONE: Final = "No such file"
 #: files whose digests are asked for at once
 _ASKED: Final = 1000
 
@@ -66,9 +64,7 @@ class _Move:
             if not all(self._bunch(bunch) for bunch in _bunches(small)):
                 return False
             return all(self._one(entry) for entry in large)
-        except StorageRefusedError as error:
-            if _GONE not in error.message:
-                raise
+        except StorageMissingError as error:
             # it was there when the directory was listed
             raise StorageUnavailableError(f"{error.message}, it was there before") from error
 
@@ -86,14 +82,13 @@ class _Move:
         """Move small files; False if it is time to stop."""
         if self._control.should_stop():
             return False
+        if not self._target.unpacks:
+            return all(self._one(entry) for entry in entries)
         word = f".wlm-{secrets.token_hex(8)}"
-        packed = self._tree.pack(entries, word)
-        if packed is not None:
-            with packed as stream:
-                if self._target.unpack(entries, word, self._paced(stream)):
-                    self._add(sum(entry.size for entry in entries))
-                    return True
-        return all(self._one(entry) for entry in entries)
+        with self._tree.pack(entries, word) as stream:
+            self._target.unpack(entries, word, self._paced(stream))
+        self._add(sum(entry.size for entry in entries))
+        return True
 
     def _paced(self, stream: Iterator[bytes]) -> Iterator[bytes]:
         pace = Pace(self._control)

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from wlm_tasks.errors import BackendUnavailableError, StorageUnavailableError
+from wlm_tasks.errors import StorageBusyError
 from wlm_tasks.hosts.cache import SMALLEST, SiteCache
-from wlm_tasks.model.ends import BUSY, Directory, Source
+from wlm_tasks.model.ends import Directory, Source
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.prefix import Prefix
@@ -58,9 +58,7 @@ class Cached:
         try:
             with self._directory.target(self._cache.path(digest), 0o644) as target:
                 complete = move(source, target, replace(control, sha256=digest)).complete
-        except (StorageUnavailableError, BackendUnavailableError) as error:
-            if BUSY not in error.message:
-                raise
+        except StorageBusyError:
             time.sleep(_LOOK_S)
             return True
         if complete:

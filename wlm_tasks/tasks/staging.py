@@ -58,44 +58,42 @@ def transfer_all(
 
 
 class _Place:
-    """One transfer's place at the storages it goes between, if they limit them."""
+    """One transfer's place at its storage, if that limits them."""
 
-    def __init__(self, runtime: Runtime, storages: Sequence[StorageSettings]) -> None:
+    def __init__(self, runtime: Runtime, storage: StorageSettings | None) -> None:
         self.refused = ""
-        rates = [runtime.settings.staging.bytes_per_s]
-        rates += [storage.share_bytes_per_s for storage in storages]
+        share = None if storage is None else storage.share_bytes_per_s
+        rates = [runtime.settings.staging.bytes_per_s, share]
         self.rate = min((rate for rate in rates if rate is not None), default=None)
         self._leases = runtime.store.connections
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
-        self._lines: list[str] = []
         self._renewed_at = time.monotonic()
-        for storage in storages:
-            most, line = storage.max_transfers, f"storage {storage.name}"
-            if most is None or self.refused:
-                continue
-            if self._leases.take(line, most, self._holder, _PLACE_S):
-                self._lines.append(line)
-            else:
-                self.refused = f"{line}: has as many transfers as it may ({most})"
+        self._line = ""
+        if storage is None or storage.max_transfers is None:
+            return
+        line, most = f"storage {storage.name}", storage.max_transfers
+        if self._leases.take(line, most, self._holder, _PLACE_S):
+            self._line = line
+        else:
+            self.refused = f"{line}: has as many transfers as it may ({most})"
 
     def renew(self) -> None:
         """Keep the place; called between chunks."""
         now = time.monotonic()
-        if self._lines and now - self._renewed_at > _PLACE_S / 4:
+        if self._line and now - self._renewed_at > _PLACE_S / 4:
             self._renewed_at = now
-            for line in self._lines:
-                self._leases.renew(line, self._holder, _PLACE_S)
+            self._leases.renew(self._line, self._holder, _PLACE_S)
 
     def give_back(self) -> None:
-        for line in self._lines:
-            self._leases.give_back(line, self._holder)
+        if self._line:
+            self._leases.give_back(self._line, self._holder)
 
 
 @contextmanager
 def _place(runtime: Runtime, transfer: Transfer) -> Iterator[_Place]:
-    places = [transfer.src, transfer.dest]
-    found = [runtime.settings.storage(place) for place in places if is_url(place)]
-    place = _Place(runtime, [storage for storage in found if storage is not None])
+    """Have a place for a transfer; one of its ends is the experiment's directory."""
+    url = transfer.src if is_url(transfer.src) else transfer.dest
+    place = _Place(runtime, runtime.settings.storage(url))
     try:
         yield place
     finally:

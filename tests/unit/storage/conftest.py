@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unit.storage.places import KINDS as PLACES
+from unit.storage.places import Places
 from unit.storage.stores import (
     FarMemStore,
     FileStore,
@@ -114,3 +116,18 @@ def way(request: pytest.FixtureRequest, store: Store) -> Way:
     made = request.param(store)
     assert isinstance(made, Way)
     return made
+
+
+@pytest.fixture
+def places(tmp_path: Path, sshd: PrivateSshd) -> Places:
+    return Places(tmp_path, sshd)
+
+
+@pytest.fixture(params=PLACES)
+def here(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=PLACES)
+def there(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

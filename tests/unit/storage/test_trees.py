@@ -2,100 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unit.storage.places import Places, go
 from unit.storage.stores import CONTROL, MiB, stop_after
 from unit.storage.test_contract import NAMES
 
-from services.sshd import PrivateSshd
-from wlm_tasks.compute.remote import SiteFiles
-from wlm_tasks.compute.ssh.store import SshStore
 from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError, TransientError, WlmError
-from wlm_tasks.hosts.address import address_of
-from wlm_tasks.hosts.ssh import SshShell
-from wlm_tasks.model.ends import Entry, Tree, TreeTarget
 from wlm_tasks.storage import manifest, trees
 from wlm_tasks.storage.base import SingleFiles, TransferControl, TransferResult
 from wlm_tasks.storage.file import FileStorage
-from wlm_tasks.storage.localtrees import LocalDirectory
-from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.storage.trees import move_tree
-
-KINDS = ["local", "file", "scp", "site"]
-
-
-class Places:
-    """A source directory and a target directory, and the ways to get at them."""
-
-    def __init__(self, directory: Path, server: PrivateSshd) -> None:
-        self.source = directory / "work" / "source"
-        self.target = directory / "work" / "target"
-        self.source.mkdir(parents=True)
-        self._work = self.source.parent
-        self._server = server
-        self.scp = ScpStorage(name="lab", options=server.options)
-        shell = SshShell(address_of("far", server.options))
-        self._site = SshStore(shell, SiteFiles(shell, str(directory)))
-
-    def url(self, scheme: str, path: Path) -> str:
-        if scheme == "file":
-            return f"file://{quote(str(path))}"
-        return f"scp://{self._server.host}:{self._server.port}{quote(str(path))}"
-
-    def tree(self, kind: str, pattern: str = "") -> Tree:
-        if kind == "local":
-            return LocalDirectory(str(self._work)).tree("source", pattern)
-        if kind == "site":
-            return self._site.directory(str(self._work)).tree("source", pattern)
-        storage = FileStorage() if kind == "file" else self.scp
-        return storage.tree(self.url(kind, self.source), pattern)
-
-    def tree_target(self, kind: str) -> TreeTarget:
-        if kind == "local":
-            return LocalDirectory(str(self._work)).tree_target("target")
-        if kind == "site":
-            return self._site.directory(str(self._work)).tree_target("target")
-        storage = FileStorage() if kind == "file" else self.scp
-        return storage.tree_target(self.url(kind, self.target))
-
-    def fill(self, files: dict[str, bytes]) -> None:
-        for path, data in files.items():
-            place = self.source / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-
-    def arrived(self) -> dict[str, bytes]:
-        return {
-            str(path.relative_to(self.target)): path.read_bytes()
-            for path in self.target.rglob("*")
-            if path.is_file()
-        }
-
-
-@pytest.fixture
-def places(tmp_path: Path, sshd: PrivateSshd) -> Places:
-    return Places(tmp_path, sshd)
-
-
-@pytest.fixture(params=KINDS)
-def here(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=KINDS)
-def there(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
 
 FILES = {
     "a": b"a",
@@ -106,10 +28,6 @@ FILES = {
     ".hidden": b"d",
     "sub/big": os.urandom(3 * MiB),
 }
-
-
-def go(places: Places, here: str, there: str, pattern: str = "") -> TransferResult:
-    return move_tree(places.tree(here, pattern), places.tree_target(there), CONTROL)
 
 
 def test_a_directory_arrives_whole(places: Places, here: str, there: str) -> None:
@@ -318,78 +236,28 @@ def test_manifest(digests: dict[str, str]) -> None:
     assert manifest.read(manifest.write(digests)) == digests
 
 
-def archive(members: dict[str, tuple[bytes, int]]) -> list[bytes]:
-    """Return a tar archive of files with these contents and modes."""
-    text = io.BytesIO()
-    with tarfile.open(mode="w", fileobj=text, format=tarfile.GNU_FORMAT) as made:
-        for name, (data, mode) in members.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), mode
-            made.addfile(info, io.BytesIO(data))
-    return [text.getvalue()]
+def test_a_file_that_is_replaced_is_never_missing(places: Places, there: str) -> None:
+    places.fill({f"sub/f{number}": b"old" for number in range(50)})
+    go(places, "local", there)
+    ended = threading.Event()
+    missing: list[str] = []
+    paths = [places.target / "sub" / f"f{number}" for number in range(50)]
 
+    def look() -> None:
+        while not ended.is_set():
+            missing.extend(str(path) for path in paths if not path.exists())
 
-WORD = ".wlm-word"
-A = Entry("a", 1, 0o644)
-TOLD = manifest.write({"a": hashlib.sha256(b"a").hexdigest()})
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        {"./a": (b"a", 0o644), "./.wlm/1/payload.sh": (b"evil", 0o755), WORD: (TOLD, 0o600)},
-        {"./a": (b"a", 0o644), "./b": (b"b", 0o644), WORD: (TOLD * 2, 0o600)},
-        {"./a": (b"a", 0o644), "../b": (b"b", 0o644), WORD: (TOLD, 0o600)},
-        {"./b": (b"a", 0o644), WORD: (TOLD.replace(b"./a", b"./b"), 0o600)},
-        {"./a": (b"b", 0o644), WORD: (TOLD, 0o600)},
-        {"./a": (b"a", 0o644)},
-        {WORD: (TOLD, 0o600)},
-    ],
-    ids=["ours", "another", "above", "renamed", "damaged", "untold", "nothing"],
-)
-def test_an_archive_that_holds_something_else(
-    places: Places, there: str, members: dict[str, tuple[bytes, int]]
-) -> None:
-    named = {f"./{n}" if n == WORD else n: member for n, member in members.items()}
-    with pytest.raises((TransientError, StorageRefusedError)):
-        places.tree_target(there).unpack([A], WORD, iter(archive(named)))
-    assert places.arrived().keys() - {".wlm-parts/a"} <= {
-        path for path in places.arrived() if path.startswith(".wlm-parts/")
-    }
-    assert not (places.target / ".wlm").exists()
-    assert not (places.target.parent / "b").exists()
-    go_on = archive({"./a": (b"a", 0o644), f"./{WORD}": (TOLD, 0o600)})
-    assert places.tree_target(there).unpack([A], WORD, iter(go_on))
-    assert places.arrived() == {"a": b"a"}
-
-
-@pytest.mark.parametrize("there", ["local", "file"])
-def test_an_archive_with_too_much_of_a_file(places: Places, there: str) -> None:
-    """It is refused by what its header says, before it is read."""
-
-    def endless() -> Iterator[bytes]:
-        info = tarfile.TarInfo("./a")
-        info.size = 1 << 40
-        yield info.tobuf(tarfile.GNU_FORMAT)
-        yield bytes(MiB)  # as far as is read ahead
-        raise AssertionError("it was read")
-
-    with pytest.raises(StorageUnavailableError, match="held 1099511627776 bytes"):
-        places.tree_target(there).unpack([A], WORD, endless())
-
-
-def test_no_special_bits(places: Places, here: str, there: str) -> None:
-    places.fill({"x": b"1"})
-    (places.source / "x").chmod(0o6755)
-    go(places, here, there)
-    assert (places.target / "x").stat().st_mode & 0o7700 == 0o700
-
-
-@pytest.mark.parametrize("there", ["scp", "site"])
-def test_no_special_bits_of_an_archive(places: Places, there: str) -> None:
-    made = archive({"./a": (b"a", 0o6755), f"./{WORD}": (TOLD, 0o600)})
-    places.tree_target(there).unpack([A], WORD, iter(made))
-    assert (places.target / "a").stat().st_mode & 0o7700 == 0o700
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for turn in range(5):
+            places.fill({f"sub/f{number}": f"new {turn}".encode() for number in range(50)})
+            go(places, "local", there)
+    finally:
+        ended.set()
+        watcher.join()
+    assert missing == []
+    assert {path.read_bytes() for path in paths} == {b"new 4"}
 
 
 def test_what_a_kill_left_on_its_way_is_removed(places: Places, there: str) -> None:

@@ -8,7 +8,8 @@ from functools import partial
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.compute.remote import SiteFiles
 from wlm_tasks.errors import StorageRefusedError
-from wlm_tasks.hosts.files import HostFiles, Place, inside
+from wlm_tasks.hosts.files import HostFiles
+from wlm_tasks.hosts.places import Place, inside
 from wlm_tasks.hosts.shell import Shell
 from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.trees import HostTree, HostTreeTarget
