@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,17 @@ def site(
     site = SlurmSite.of(slurm, scratch, monkeypatch)
     yield site
     site.clean()
+
+
+#: settings with which slurmstepd itself kills a job that uses too much memory, without cgroups
+KILLS_FOR_MEMORY = {
+    "ProctrackType": "proctrack/linuxproc",
+    "JobAcctGatherType": "jobacct_gather/linux",
+    "JobAcctGatherFrequency": 1,
+    "JobAcctGatherParams": "OverMemoryKill",
+}
+#: a payload that uses 300 MiB until it is killed
+GREEDY = f"exec {sys.executable} -c 'import signal; x = bytearray(300 << 20); signal.pause()'"
 
 
 #: makes a site on a Slurm of the test's own, with or without accounting, with these lines of

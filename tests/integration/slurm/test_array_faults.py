@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from integration.slurm.conftest import MakeSite
+from integration.slurm.conftest import GREEDY, KILLS_FOR_MEMORY, MakeSite
 from integration.slurm.test_arrays import array_of, known, members
 from unit.compute.slurm_site import SlurmSite
 
@@ -113,16 +112,10 @@ def test_a_node_that_died(make_site: MakeSite) -> None:
 
 
 def test_a_member_that_uses_more_memory_than_it_asked_for(make_site: MakeSite) -> None:
-    site = make_site(
-        ProctrackType="proctrack/linuxproc",
-        JobAcctGatherType="jobacct_gather/linux",
-        JobAcctGatherFrequency=1,
-        JobAcctGatherParams="OverMemoryKill",
-    )
-    greedy = f"exec {sys.executable} -c 'import time; x = bytearray(300 << 20); time.sleep(60)'"
+    site = make_site(**KILLS_FOR_MEMORY)
     asked = Resources(walltime_s=60, memory_mb=40)
     specs = [replace(spec, resources=asked) for spec in members(site, 2, "sleep 1")]
-    specs[1] = replace(specs[1], script=f"{specs[1].script}\n{greedy}")
+    specs[1] = replace(specs[1], script=f"{specs[1].script}\n{GREEDY}")
     specs = known(specs, site.backend.submit_many(specs))
     wait_for(lambda: site.status(specs[1].ref).state in ENDED, 30.0, "its end", 0.3)
     status = site.status(specs[1].ref)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,13 +221,16 @@ def test_killed_at_a_point_each_runs_once(
 
 
 def submit_until_decided(site: SlurmSite, spec: JobSpec) -> str:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            return site.backend.submit(spec).native_id
-        except JobUndecidedError:
-            assert time.monotonic() < end
-            time.sleep(0.3)
+    """As a step does: again after a pause, as long as it is open whether it was submitted."""
+    ids: list[str] = []
+
+    def decided() -> bool:
+        with suppress(JobUndecidedError):
+            ids.append(site.backend.submit(spec).native_id)
+        return bool(ids)
+
+    wait_for(decided, 60.0, "that it is decided", 0.3)
+    return ids[0]
 
 
 def test_slurm_without_arrays_gets_the_jobs_one_by_one(make_site: MakeSite) -> None:

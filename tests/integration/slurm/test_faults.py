@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from integration.slurm.conftest import MakeSite
+from integration.slurm.conftest import GREEDY, KILLS_FOR_MEMORY, MakeSite
 from unit.compute.slurm_site import BrokenShell, SlurmSite
 
 from services.guardian import MARKER, marked_processes
@@ -196,14 +195,8 @@ def test_a_node_that_died(make_site: MakeSite) -> None:
 
 def test_a_job_that_uses_more_memory_than_it_asked_for(make_site: MakeSite) -> None:
     """Without cgroups slurmstepd looks itself, and its word for the end is another."""
-    site = make_site(
-        ProctrackType="proctrack/linuxproc",
-        JobAcctGatherType="jobacct_gather/linux",
-        JobAcctGatherFrequency=1,
-        JobAcctGatherParams="OverMemoryKill",
-    )
-    greedy = f"exec {sys.executable} -c 'import time; x = bytearray(300 << 20); time.sleep(60)'"
-    spec = replace(site.spec(greedy), resources=Resources(walltime_s=60, memory_mb=40))
+    site = make_site(**KILLS_FOR_MEMORY)
+    spec = replace(site.spec(GREEDY), resources=Resources(walltime_s=60, memory_mb=40))
     site.backend.submit(spec)
     wait_for(lambda: site.status(spec.ref).state in ENDED, 30.0, "its end", 0.3)
     status = site.status(spec.ref)

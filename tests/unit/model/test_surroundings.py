@@ -4,118 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.model.payload import Place, last
 
+from services import require_service
 from wlm_tasks.errors import InvalidExperimentError
 from wlm_tasks.model.experiment import Experiment, Resources, fingerprint
-from wlm_tasks.model.script import payload_script
-
-#: a small `module`: knows the modules that are files below $MODULES, and tells the order
-MODULE = r"""
-module() {
-  if [ ! -r "$MODULES/$2" ]; then
-    echo "Loading $2" >&2
-    echo "  ERROR: no modulefile '$2'" >&2
-    return 1
-  fi
-  . "$MODULES/$2"
-  LOADED=${LOADED:+$LOADED,}$2
-}
-"""
-#: a small conda: `activate` knows the environments below its base
-CONDA = r"""
-conda() {
-  local env=$2
-  [[ $env = /* ]] || env=${BASH_SOURCE[0]%/etc/*}/envs/$env
-  if [ ! -d "$env" ]; then
-    echo "EnvironmentNameNotFound: Could not find conda environment: $2" >&2
-    return 1
-  fi
-  export CONDA_PREFIX=$env PATH=$env/bin:$PATH
-}
-"""
-#: a small apptainer: keeps its arguments, knows images that are files, passes the environment on
-APPTAINER = r"""#!/bin/bash
-printf '%s\n' "$@" > "$APPTAINER_LOG"
-[ "$1 $2 $4" = "exec --bind --pwd" ] && cd -- "$5" || exit 255
-[ -r "$6" ] || [[ $6 == docker://* ]] || { echo "FATAL: could not open image $6" >&2; exit 255; }
-shift 6
-IN_IMAGE=yes exec "$@"
-"""
-
-
-class Place:
-    """An experiment's directory in which scripts are run as the guard runs them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory / "work"
-        self.home = directory / "home"
-        self.tools = directory / "tools"
-        for made in (self.directory, self.home, self.tools):
-            made.mkdir()
-
-    def run(
-        self,
-        *commands: str,
-        prologue: str | None = None,
-        variables: Mapping[str, str] | None = None,
-        hide: bool = False,
-        **fields: Any,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run the script; `hide` lets it find nothing of the machine's own installations."""
-        script = payload_script(Experiment("x", "local", commands, **fields), prologue)
-        if hide:
-            script = script.replace(" /etc/profile.d/", " /nosuch/").replace(
-                "/usr/share/", "/nosuch/"
-            )
-            script = script.replace("/opt/conda", "/nosuch")
-        payload = self.directory / ".wlm" / "payload.sh"
-        payload.parent.mkdir(exist_ok=True)
-        payload.write_text(f"{script}\n")
-        return subprocess.run(
-            ["/bin/bash", payload],
-            cwd=self.directory,
-            env={
-                "PATH": f"{self.tools}:/usr/bin:/bin",
-                "HOME": str(self.home),
-                **(variables or {}),
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-
-    def modules(self, **files: str) -> Mapping[str, str]:
-        """Modules with their texts, and the variables by which they are found."""
-        init = self.tools / "init" / "bash"
-        init.parent.mkdir(exist_ok=True)
-        init.write_text(MODULE)
-        for name, text in files.items():
-            (self.tools / name).write_text(text)
-        return {"MODULESHOME": str(self.tools), "MODULES": str(self.tools)}
-
-    def conda(self, base: Path, *names: str) -> None:
-        """An installation of conda with environments of these names."""
-        for part in ("etc/profile.d", "bin", *(f"envs/{name}/bin" for name in names)):
-            (base / part).mkdir(parents=True, exist_ok=True)
-        (base / "etc/profile.d/conda.sh").write_text(CONDA)
-        (base / "bin/activate").write_text("")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-def last(text: str) -> str:
-    return text.splitlines()[-1]
-
 
 # -- fields ------------------------------------------------------------------------------------
 
@@ -250,8 +147,8 @@ def test_no_module_command(place: Place) -> None:
     assert last(done.stderr).startswith("wlm: modules: no command 'module' on ")
 
 
-@pytest.mark.skipif(not Path("/etc/profile.d/modules.sh").exists(), reason="no Environment Modules")
 def test_real_environment_modules(place: Place) -> None:
+    require_service("environment-modules", Path("/etc/profile.d/modules.sh").exists())
     (place.tools / "sim").mkdir()
     (place.tools / "sim" / "1.0").write_text("#%Module1.0\nsetenv SIM there\n")
     found = {"MODULEPATH": str(place.tools)}
@@ -334,72 +231,3 @@ def test_nowhere_to_keep_what_a_command_says(place: Place) -> None:
 
 
 # -- images ------------------------------------------------------------------------------------
-
-
-def container(place: Place, name: str = "apptainer") -> Mapping[str, str]:
-    tool = place.tools / name
-    tool.write_text(APPTAINER)
-    tool.chmod(0o755)
-    return {"APPTAINER_LOG": str(place.tools / "log"), "SEED": "42"}
-
-
-@pytest.mark.parametrize("name", ["apptainer", "singularity"])
-@pytest.mark.parametrize("image", ["a b.sif", "docker://debian:12", "/{tools}/x.sif"])
-def test_commands_run_in_the_image(place: Place, name: str, image: str) -> None:
-    image = image.replace("/{tools}", str(place.tools))
-    variables = container(place, name)
-    if "://" not in image:
-        (place.directory / image).touch()
-    done = place.run(
-        'echo "$IN_IMAGE $SEED $SET $# $PWD"',
-        "echo 'it is'",
-        environment=['[ -z "$IN_IMAGE" ]', "export SET=outside", "cd /"],
-        image=image,
-        variables=variables,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"yes 42 outside 0 {place.directory}\nit is\n"
-    words = (place.tools / "log").read_text().splitlines()
-    seen = image if "://" in image or image.startswith("/") else f"./{image}"
-    assert words == [
-        *("exec", "--bind", str(place.directory), "--pwd", str(place.directory), seen, "bash"),
-        *(str(place.directory / ".wlm/payload.sh"), "in-image"),
-    ]
-
-
-def test_an_image_that_fails_and_commands_that_fail_in_one(place: Place) -> None:
-    done = place.run("echo never", image="a.sif", variables=container(place))
-    assert (done.returncode, done.stdout) == (255, "")
-    assert done.stderr.splitlines() == [
-        "FATAL: could not open image ./a.sif",
-        "wlm: image a.sif: apptainer exec: exit code 255",
-    ]
-    (place.directory / "a.sif").touch()
-    done = place.run("exit 3", "echo never", image="a.sif", variables=container(place))
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
-
-
-def test_a_script_outside_of_the_directory_is_seen_in_the_image(place: Place) -> None:
-    variables = container(place)
-    (place.directory / "a.sif").touch()
-    place.run("echo hello", image="a.sif", variables=variables)
-    script = place.directory / ".wlm/payload.sh"
-    elsewhere = script.rename(place.home / "payload.sh")
-    subprocess.run(
-        ["/bin/bash", elsewhere],
-        cwd=place.directory,
-        env={"PATH": f"{place.tools}:/usr/bin:/bin", **variables},
-        capture_output=True,
-        check=False,
-    )
-    words = (place.tools / "log").read_text().splitlines()
-    assert words[1:5] == ["--bind", str(place.directory), "--bind", str(place.home)]
-
-
-def test_no_program_for_images(place: Place) -> None:
-    done = place.run("echo never", image="a.sif")
-    if done.returncode == 127:  # this machine has neither
-        assert last(done.stderr).startswith(
-            "wlm: image a.sif: neither apptainer nor singularity on "
-        )
-    assert done.stdout == ""

@@ -1,0 +1,78 @@
+"""Commands in an image: by Apptainer, or what stands in for it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+
+import pytest
+from unit.model.payload import APPTAINER, Place, last
+
+
+def container(place: Place, name: str = "apptainer") -> Mapping[str, str]:
+    tool = place.tools / name
+    tool.write_text(APPTAINER)
+    tool.chmod(0o755)
+    return {"APPTAINER_LOG": str(place.tools / "log"), "SEED": "42"}
+
+
+@pytest.mark.parametrize("name", ["apptainer", "singularity"])
+@pytest.mark.parametrize("image", ["a b.sif", "docker://debian:12", "/{tools}/x.sif"])
+def test_commands_run_in_the_image(place: Place, name: str, image: str) -> None:
+    image = image.replace("/{tools}", str(place.tools))
+    variables = container(place, name)
+    if "://" not in image:
+        (place.directory / image).touch()
+    done = place.run(
+        'echo "$IN_IMAGE $SEED $SET $# $PWD"',
+        "echo 'it is'",
+        environment=['[ -z "$IN_IMAGE" ]', "export SET=outside", "cd /"],
+        image=image,
+        variables=variables,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"yes 42 outside 0 {place.directory}\nit is\n"
+    words = (place.tools / "log").read_text().splitlines()
+    seen = image if "://" in image or image.startswith("/") else f"./{image}"
+    assert words == [
+        *("exec", "--bind", str(place.directory), "--pwd", str(place.directory), seen, "bash"),
+        *(str(place.directory / ".wlm/payload.sh"), "in-image"),
+    ]
+
+
+def test_an_image_that_fails_and_commands_that_fail_in_one(place: Place) -> None:
+    done = place.run("echo never", image="a.sif", variables=container(place))
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr.splitlines() == [
+        "FATAL: could not open image ./a.sif",
+        "wlm: image a.sif: apptainer exec: exit code 255",
+    ]
+    (place.directory / "a.sif").touch()
+    done = place.run("exit 3", "echo never", image="a.sif", variables=container(place))
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+def test_a_script_outside_of_the_directory_is_seen_in_the_image(place: Place) -> None:
+    variables = container(place)
+    (place.directory / "a.sif").touch()
+    place.run("echo hello", image="a.sif", variables=variables)
+    script = place.directory / ".wlm/payload.sh"
+    elsewhere = script.rename(place.home / "payload.sh")
+    subprocess.run(
+        ["/bin/bash", elsewhere],
+        cwd=place.directory,
+        env={"PATH": f"{place.tools}:/usr/bin:/bin", **variables},
+        capture_output=True,
+        check=False,
+    )
+    words = (place.tools / "log").read_text().splitlines()
+    assert words[1:5] == ["--bind", str(place.directory), "--bind", str(place.home)]
+
+
+def test_no_program_for_images(place: Place) -> None:
+    done = place.run("echo never", image="a.sif")
+    if done.returncode == 127:  # this machine has neither
+        assert last(done.stderr).startswith(
+            "wlm: image a.sif: neither apptainer nor singularity on "
+        )
+    assert done.stdout == ""
