@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from unit.compute.slurm_site import SlurmSite
 
+from services.processes import wait_for
 from services.slurm import PrivateSlurm
+from wlm_tasks.compute.base import JobRef, JobState
 
 if TYPE_CHECKING:  # at run time it would be loaded before pytest can look into its assertions
     from services.fixtures import MakeSlurm
@@ -64,3 +67,23 @@ def make_site(
     yield make
     for site in made:
         site.clean()
+
+
+def start_it_again(site: SlurmSite, ref: JobRef, native_id: str) -> None:
+    """Have Slurm put a job that runs back into its queue by force, and start it once more."""
+    site.slurm.command("scontrol", "update", f"JobId={native_id}", "Requeue=1")
+    site.slurm.command("scontrol", "requeue", native_id)
+    status = site.wait_end(ref)
+    assert status.state is JobState.FAILED
+    assert "put it back into its queue, it will not be run again" in status.reason
+    # Slurm starts it again all the same, two minutes later at the earliest unless it is told to
+    duplicates = Path(ref.attempt_dir, "duplicates")
+
+    def started_again() -> bool:
+        # Slurm sets its own time when it has cleaned up after the first start, maybe after ours;
+        # it needs peace between two of ours to look at the queue
+        with suppress(RuntimeError):
+            site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
+        return duplicates.exists()
+
+    wait_for(started_again, 90.0, "the second start", 4.0)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
-from integration.slurm.conftest import GREEDY, KILLS_FOR_MEMORY, MakeSite
+from integration.slurm.conftest import GREEDY, KILLS_FOR_MEMORY, MakeSite, start_it_again
 from integration.slurm.test_arrays import array_of, known, members
 from unit.compute.slurm_site import SlurmSite
 
@@ -34,20 +32,7 @@ def running(site: SlurmSite, count: int = 2) -> list[JobSpec]:
 
 def test_a_member_put_back_by_force_does_not_run_again(site: SlurmSite) -> None:
     spec, other = running(site)
-    native_id = str(spec.ref.native_id)
-    site.slurm.command("scontrol", "update", f"JobId={native_id}", "Requeue=1")
-    site.slurm.command("scontrol", "requeue", native_id)
-    status = site.wait_end(spec.ref)
-    assert status.state is JobState.FAILED
-    assert "put it back into its queue, it will not be run again" in status.reason
-    duplicates = Path(spec.ref.attempt_dir, "duplicates")
-
-    def started_again() -> bool:
-        with suppress(RuntimeError):
-            site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
-        return duplicates.exists()
-
-    wait_for(started_again, 90.0, "the second start", 4.0)
+    start_it_again(site, spec.ref, str(spec.ref.native_id))
     assert site.runs(spec.ref) == 1
     assert site.status(spec.ref).state is JobState.FAILED
     assert site.status(other.ref).state is JobState.RUNNING

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.slurm.conftest import start_it_again
 from unit.compute.sites import forked
 from unit.compute.slurm_site import SlurmSite
 
@@ -279,23 +280,7 @@ def test_a_job_put_back_by_force_does_not_run_again(site: SlurmSite) -> None:
     spec = asking(site, "while :; do sleep 0.1; done")
     native_id = site.backend.submit(spec).native_id
     wait_for(lambda: site.runs(spec.ref), what="its start")
-    site.slurm.command("scontrol", "update", f"JobId={native_id}", "Requeue=1")
-    site.slurm.command("scontrol", "requeue", native_id)
-    status = site.wait_end(spec.ref)
-    assert status.state is JobState.FAILED
-    assert "put it back into its queue, it will not be run again" in status.reason
-    # Slurm starts it again all the same, two minutes later at the earliest unless it is told to
-    wait_for(lambda: site.slurm.jobs(spec.ref.token, "PENDING"), what="the queue")
-    duplicates = Path(spec.ref.attempt_dir, "duplicates")
-
-    def started_again() -> bool:
-        # Slurm sets its own time when it has cleaned up after the first start, maybe after ours;
-        # it needs peace between two of ours to look at the queue
-        with suppress(RuntimeError):
-            site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
-        return duplicates.exists()
-
-    wait_for(started_again, 90.0, "the second start", 4.0)
+    start_it_again(site, spec.ref, native_id)
     assert site.runs(spec.ref) == 1
     assert site.status(spec.ref).state is JobState.FAILED
 

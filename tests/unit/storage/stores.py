@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
+import signal
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import quote
+
+from unit.compute.sites import forked
 
 from services.sshd import PrivateSshd
 from wlm_tasks.model.paths import part_name
@@ -330,3 +335,27 @@ def get(files: FileStore, path: str = "x") -> None:
 def put(files: FileStore, path: str = "x") -> None:
     """Take this path below root to the far file."""
     deliver(files.backend, str(files.root), path, files.url("far.dat"), CONTROL)
+
+
+def killed_at(
+    way: Way,
+    point: int,
+    note: Callable[[int, int], None] = lambda _done, _size: None,
+    *,
+    pause_s: float = 0.0,
+) -> None:
+    """Kill a process that makes the transfer once so many bytes are done, a moment later."""
+
+    def go() -> None:
+        def progress(done: int, size: int) -> None:
+            note(done, size)
+            if done >= point:
+                time.sleep(pause_s)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        way.go(TransferControl(progress=progress))
+
+    with forked(go) as pid:
+        _pid, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status)
+    assert way.target() is None

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from unit.compute.sites import forked
 from unit.storage.stores import (
     CONTROL,
     Get,
@@ -24,6 +23,7 @@ from unit.storage.stores import (
     Way,
     deliver,
     fetch,
+    killed_at,
     sha256,
     stop_after,
 )
@@ -73,20 +73,7 @@ def test_kills_at_any_point(way: Way, tmp_path: Path) -> None:
     lost = 0
     for number, point in enumerate(sorted(chance.randrange(size) for _ in range(KILLS))):
         note = Note(tmp_path / f"note {number}")
-
-        def go(point: int = point, note: Note = note) -> None:
-            def progress(done: int, total: int) -> None:
-                note.progress(done, total)
-                if done >= point:
-                    time.sleep(chance.random() / 100)
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            way.go(TransferControl(progress=progress))
-
-        with forked(go) as pid:
-            _pid, status = os.waitpid(pid, 0)
-            assert os.WIFSIGNALED(status)
-        assert way.target() is None
+        killed_at(way, point, note.progress, pause_s=chance.random() / 100)
         lost += note.last() - len(way.part() or b"")
     result = way.go()
     assert result.complete

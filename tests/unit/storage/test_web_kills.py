@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 
 import pytest
-from unit.compute.sites import forked
-from unit.storage.stores import Get, MiB, Put, Store, Way
+from unit.storage.stores import Get, MiB, Put, Store, Way, killed_at
 
 from services.processes import wait_for
-from wlm_tasks.storage.base import TransferControl
 
 KILLS = 8
 SIZE = 32 * MiB
@@ -37,18 +33,7 @@ def test_kills_at_any_point(way: Way) -> None:
     way.source(data)
     kept = 0
     for point in sorted(chance.randrange(SIZE) for _ in range(KILLS)):
-
-        def go(point: int = point) -> None:
-            def progress(done: int, _total: int) -> None:
-                if done >= point:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            way.go(TransferControl(progress=progress))
-
-        with forked(go) as pid:
-            _pid, status = os.waitpid(pid, 0)
-            assert os.WIFSIGNALED(status)
-        assert way.target() is None
+        killed_at(way, point)
         kept = max(kept, len(way.part() or b""))
     result = wait_for(way.go, what="the transfer")
     assert result.complete
