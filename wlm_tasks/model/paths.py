@@ -261,8 +261,9 @@ def resolve_place(place: str, base: Path) -> str:
     """Return a local path as an absolute ``file://`` URL; a URL stays as it is."""
     if is_url(place):
         return place
-    # braces of the place stay, so that values can still be put in; those of the base do not
-    path = quote(place, safe="/{}")
+    # braces of the place stay, so that values can still be put in; those of the base do not. So
+    # does the star of a pattern, which a path may have as it is and people look for
+    path = quote(place, safe="/{}*")
     if not place.startswith("/"):
         path = f"{quote(str(base.absolute()), safe='/')}/{path}"
     slash = "/" if is_directory(path) else ""

@@ -10,7 +10,12 @@ from typing import Any, Final, Literal, get_args
 
 from wlm_tasks.compute.base import ComputeBackend
 from wlm_tasks.config import SiteSettings
-from wlm_tasks.errors import InvalidExperimentError, InvalidParametersError, InvalidPathError
+from wlm_tasks.errors import (
+    ConfigError,
+    InvalidExperimentError,
+    InvalidParametersError,
+    InvalidPathError,
+)
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
 from wlm_tasks.model.experiment import Experiment, check_key, fingerprint
@@ -112,12 +117,14 @@ def _check_urls(
             continue
         checked.add(url)
         scheme = url.partition(":")[0]
-        if scheme not in storages:
-            storages[scheme] = storage_backend(url)
         try:
+            if scheme not in storages:
+                storages[scheme] = storage_backend(url)
             storages[scheme].check(f"{url}x" if is_directory(url) else url)
         except InvalidPathError as error:
             raise InvalidPathError(f"{field}: {error.message}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{field}: {error.message}") from None
 
 
 def _places(experiment: Experiment) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no table": (["run", "list.json"], "expected a table"),
     "misspelt field": (["run", "typo.toml"], "did you mean 'commands'?"),
     "unknown site": (["run", "site.toml"], "site: got 'mars', expected a configured site (local)"),
-    "unknown scheme": (["run", "scheme.toml"], "expected one of: file"),
+    "unknown scheme": (["run", "scheme.toml"], "inputs[0].src: URL's scheme: got"),
     "path outside": (["run", "escape.toml"], "outputs[0].src: got '../secret'"),
     "param without value": (["run", "good.toml", "-p", "T"], "--param: got 'T', expected NAME=VAL"),
     "param twice": (["run", "good.toml", "-p", "T=1", "-p", "T=2"], "expected each name once"),
