@@ -117,10 +117,6 @@ def _lost(error: Exception, address: Address, doing: str) -> SiteTroubleError:
     return SiteUnreachableError(f"{address}: {doing}: connection lost ({_words(error)})")
 
 
-def _sftp(error: Exception, address: Address, doing: str) -> BackendUnavailableError:
-    return BackendUnavailableError(f"{address}: {doing}: {_words(error)}")
-
-
 #: the way through a jump host failed, not the session
 _NO_WAY: Final = frozenset(
     {asyncssh.OPEN_CONNECT_FAILED, asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED}
@@ -133,8 +129,6 @@ _KINDS: Final[
     (asyncssh.PermissionDenied, _denied),
     (asyncssh.KeyExchangeFailed, _no_agreement),
     (asyncssh.ChannelOpenError, _channel),
-    (asyncssh.SFTPConnectionLost, _lost),
-    (asyncssh.SFTPError, _sftp),
     (asyncssh.DisconnectError, _lost),
     (socket.gaierror, _unresolved),
     (ConnectionRefusedError, _refused),

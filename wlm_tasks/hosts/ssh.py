@@ -225,4 +225,4 @@ def _close_late(opening: asyncio.Future[Any]) -> None:
     """Close a channel that nobody waits for any more."""
     if not opening.cancelled() and opening.exception() is None:
         opened = opening.result()
-        (opened.exit if isinstance(opened, asyncssh.SFTPClient) else opened.close)()
+        opened.close()

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from unit.storage.stores import (
 )
 
 from services.fixtures import MakeSshd
+from services.processes import wait_for
 from services.sshd import PrivateSshd
-from wlm_tasks.errors import StorageUnavailableError
+from wlm_tasks.errors import StorageBusyError, StorageUnavailableError
 from wlm_tasks.hosts import streams
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import TransferControl, TransferResult
@@ -107,14 +109,15 @@ def test_a_cut_connection(way: Way, sshd: PrivateSshd) -> None:
 
 def until_done(way: Way) -> TransferResult:
     """Go on as a step would: what the host has not noticed yet may hold the part for a moment."""
-    for _ in range(20):
-        try:
-            return way.go()
-        except StorageUnavailableError as error:
-            if "another transfer" not in error.message:
-                raise
-        time.sleep(0.2)
-    raise AssertionError("the part stays locked")
+    results: list[TransferResult] = []
+
+    def done() -> bool:
+        with suppress(StorageBusyError):
+            results.append(way.go())
+        return bool(results)
+
+    wait_for(done, 20.0, "that the part is free", 0.2)
+    return results[0]
 
 
 def test_a_host_that_stalls(way: Way, sshd: PrivateSshd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +148,7 @@ def test_a_byte_that_turns_over_on_the_target(scp: ScpStore) -> None:
 
     def damage() -> None:
         part = scp.path(part_name("far.dat"))
-        while part.stat().st_size < MiB:
-            time.sleep(0.01)
+        wait_for(lambda: part.stat().st_size >= MiB, 20.0, "the byte", 0.01)
         with part.open("r+b") as file:
             file.seek(1000)
             file.write(bytes([data[1000] ^ 1]))

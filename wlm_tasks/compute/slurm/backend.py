@@ -291,7 +291,7 @@ class SlurmBackend(ComputeBackend):
 
     @property
     def files(self) -> SiteStore | None:
-        """Files go to the site's host over SFTP, if it has one."""
+        """Files go to the site's host over its connection, if it has one."""
         return self._store
 
     def close(self) -> None:

@@ -154,7 +154,7 @@ class SshBackend(ComputeBackend):
 
     @property
     def files(self) -> SshStore:
-        """Files go there and back over SFTP."""
+        """Files go there and back over the same connection."""
         return SshStore(self._shell, self._files)
 
     def close(self) -> None:
