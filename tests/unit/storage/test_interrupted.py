@@ -121,7 +121,6 @@ def until_done(way: Way) -> TransferResult:
 
 
 def test_a_host_that_stalls(way: Way, sshd: PrivateSshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "STALL_S", 1.0)
     data = os.urandom(64 * MiB)
     way.source(data)
 
@@ -131,8 +130,14 @@ def test_a_host_that_stalls(way: Way, sshd: PrivateSshd, monkeypatch: pytest.Mon
                 process.send_signal(sent)
 
     begun = time.monotonic()
-    with pytest.raises(StorageUnavailableError, match=r"took no byte|no answer in time"):
-        way.go(at(4 * MiB, lambda: send(signal.SIGSTOP)))
+    with monkeypatch.context() as patched:
+
+        def stall() -> None:
+            patched.setattr(streams, "STALL_S", 1.0)
+            send(signal.SIGSTOP)
+
+        with pytest.raises(StorageUnavailableError, match=r"took no byte|no answer in time"):
+            way.go(at(4 * MiB, stall))
     assert time.monotonic() - begun < 20
     assert way.target() is None
     send(signal.SIGCONT)
