@@ -81,9 +81,14 @@ def start_it_again(site: SlurmSite, ref: JobRef, native_id: str) -> None:
 
     def started_again() -> bool:
         # Slurm sets its own time when it has cleaned up after the first start, maybe after ours;
-        # it needs peace between two of ours to look at the queue
-        with suppress(RuntimeError):
-            site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
+        # once the time is ours it needs peace: each update keeps it from looking at the queue
+        if "BeginTime" in site.slurm.command("squeue", "-h", "-j", native_id, "-o", "%r"):
+            with suppress(RuntimeError):
+                site.slurm.command("scontrol", "update", f"JobId={native_id}", "StartTime=now")
         return duplicates.exists()
 
-    wait_for(started_again, 90.0, "the second start", 4.0)
+    try:
+        wait_for(started_again, 100.0, "the second start", 2.0)
+    except TimeoutError as late:
+        told = site.slurm.command("scontrol", "show", "job", native_id)
+        raise AssertionError(f"{late}\n{told}") from late
