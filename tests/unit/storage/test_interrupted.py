@@ -131,13 +131,9 @@ def test_a_host_that_stalls(way: Way, sshd: PrivateSshd, monkeypatch: pytest.Mon
 
     begun = time.monotonic()
     with monkeypatch.context() as patched:
-
-        def stall() -> None:
-            patched.setattr(streams, "STALL_S", 1.0)
-            send(signal.SIGSTOP)
-
+        patched.setattr(streams, "STALL_S", 3.0)
         with pytest.raises(StorageUnavailableError, match=r"took no byte|no answer in time"):
-            way.go(at(4 * MiB, stall))
+            way.go(at(4 * MiB, lambda: send(signal.SIGSTOP)))
     assert time.monotonic() - begun < 20
     assert way.target() is None
     send(signal.SIGCONT)
