@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unit.storage.objectstores import S3Store
 from unit.storage.stores import (
     FarMemStore,
     FileStore,
     Get,
     MemTestStore,
+    MiB,
     Put,
     ScpStore,
     Store,
@@ -20,9 +23,10 @@ from unit.storage.webstores import FtpStore, HttpStore
 
 from services import require_service
 from services.ftpserver import PrivateFtp
+from services.s3server import PrivateS3
 from services.sshd import PrivateSshd
 from services.webserver import Faults, WebServer
-from wlm_tasks.storage import ftpclient, webclient, webput
+from wlm_tasks.storage import ftpclient, s3target, webclient, webput
 
 
 @pytest.fixture
@@ -74,7 +78,32 @@ def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
     return FtpStore(tmp_path, ftpserver)
 
 
-KINDS = ["files", "mem", "far", "scp", "http", "ftp"]
+@pytest.fixture(scope="session")
+def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateS3]:
+    require_service("moto", PrivateS3.available())
+    with PrivateS3(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(tmp_path: Path, s3server: PrivateS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    """A store whose bucket is new, in parts of 1 MiB."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("S3_TESTS", "me:hunter2")
+    monkeypatch.setattr(s3target, "PART", MiB)
+    s3server.faults()
+    store = S3Store(
+        tmp_path, s3server, {"endpoint": s3server.endpoint, "credentials": "env:S3_TESTS"}
+    )
+    store.reset()
+    yield store
+    s3server.faults()
+
+
+KINDS = ["files", "mem", "far", "scp", "http", "ftp", "s3"]
 WAYS = {"get": Get, "put": Put}
 
 

@@ -1,0 +1,79 @@
+"""Object storages to run the storage tests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import boto3
+import requests
+from unit.storage.stores import MiB, Store
+
+from services.s3server import BUCKET, PrivateS3
+from wlm_tasks.storage.s3 import S3Storage
+
+
+class S3Store(Store):
+    """Objects of a service in another process. Parts are of 1 MiB there."""
+
+    block = MiB
+    no_names = "\n"  # moto finds no such key
+
+    def __init__(self, directory: Path, server: PrivateS3, options: dict[str, object]) -> None:
+        super().__init__(directory)
+        self.server = server
+        self.backend = S3Storage(name="lab", options=options)
+        self.client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=server.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="tests",
+            aws_secret_access_key="tests",
+        )
+
+    def reset(self) -> None:
+        """Empty the bucket, or make it."""
+        requests.post(f"{self.server.endpoint}/moto-api/reset", timeout=20).raise_for_status()
+        self.client.create_bucket(Bucket=BUCKET)
+
+    def url(self, name: str) -> str:
+        return f"s3://{BUCKET}/{quote(name)}"
+
+    def write(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=name, Body=data)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            body = self.client.get_object(Bucket=BUCKET, Key=name)["Body"]
+        except self.client.exceptions.NoSuchKey:
+            return None
+        with body:
+            data: bytes = body.read()
+            return data
+
+    def write_part(self, name: str, data: bytes) -> None:
+        at = {"Bucket": BUCKET, "Key": name}
+        uploads = self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        upload = next(
+            (found["UploadId"] for found in uploads if found["Key"] == name), None
+        ) or self.client.create_multipart_upload(**at).pop("UploadId")
+        for start in range(0, len(data), MiB):
+            self.client.upload_part(
+                **at,
+                UploadId=upload,
+                PartNumber=start // MiB + 1,
+                Body=data[start : start + MiB],
+            )
+
+    def read_part(self, name: str) -> bytes | None:
+        uploads = self.server.uploads(name)
+        assert len(uploads) <= 1
+        return uploads[0] if uploads else None
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[Any]:
+        with self.backend.target(self.url(name), None) as target, target.part(0) as part:
+            yield part
