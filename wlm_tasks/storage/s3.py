@@ -12,7 +12,8 @@ from wlm_tasks.errors import InvalidPathError
 from wlm_tasks.model.checks import show
 from wlm_tasks.model.ends import Source, Target
 from wlm_tasks.storage.base import StorageBackend
-from wlm_tasks.storage.s3client import S3Object, S3Settings
+from wlm_tasks.storage.s3client import S3Object
+from wlm_tasks.storage.s3settings import S3Settings
 from wlm_tasks.storage.s3source import S3File, head, opened
 from wlm_tasks.storage.s3target import S3Target
 from wlm_tasks.storage.weburls import web_url

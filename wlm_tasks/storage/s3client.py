@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import urllib3
 
@@ -24,8 +23,7 @@ from wlm_tasks.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from wlm_tasks.model.checks import has_password, problem
-from wlm_tasks.storage.access import Access
+from wlm_tasks.storage.s3settings import S3Settings
 
 try:
     import boto3
@@ -45,8 +43,6 @@ _ATTEMPTS: Final = 4
 #: clients kept by a process; each has its connections
 _CLIENTS: Final = 8
 
-_OPTIONS: Final = ("endpoint", "region", "credentials", "ca_file", "anonymous")
-_REGION: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _CODE: Final = re.compile(r"[A-Za-z0-9.]{1,60}")
 
 _CLOSED_OUT: Final = frozenset(
@@ -94,46 +90,6 @@ _BROKEN: Final = (
 )
 
 
-class S3Settings:
-    """How to get in, as ``[storages.NAME]`` says; raises `ConfigError`."""
-
-    def __init__(self, name: str, options: Mapping[str, object]) -> None:
-        self._path = f"storages.{name}"
-        self.access: Final = Access(name, options, _OPTIONS, "s3", "ACCESS_KEY:SECRET_KEY")
-        self.endpoint: Final = self._endpoint(options)
-        self.region: Final = self._region(options)
-        anonymous = options.get("anonymous", 0)
-        if anonymous not in {0, 1}:
-            raise ConfigError(problem(f"{self._path}.anonymous", anonymous, "0 or 1"))
-        self.anonymous: Final = bool(anonymous)
-        if self.anonymous and self.access.has_secret:
-            raise ConfigError(f"{self._path}.anonymous: got 1 beside credentials, expected one")
-
-    def _endpoint(self, options: Mapping[str, object]) -> str | None:
-        value = options.get("endpoint")
-        if value is None:
-            return None
-        expected = "a URL such as 'https://s3.example.org', without a user, a path or a query"
-        try:
-            parts = urlsplit(str(value))
-            good = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1) > 0
-        except ValueError:
-            good = False
-        if not good or has_password(str(value)) or "@" in parts.netloc or " " in str(value):
-            raise ConfigError(problem(f"{self._path}.endpoint", value, expected))
-        if parts.path.strip("/") or parts.query or parts.fragment:
-            raise ConfigError(problem(f"{self._path}.endpoint", value, expected))
-        return str(value)
-
-    def _region(self, options: Mapping[str, object]) -> str | None:
-        value = options.get("region")
-        if value is None:
-            return None
-        if not isinstance(value, str) or not _REGION.fullmatch(value):
-            raise ConfigError(problem(f"{self._path}.region", value, "one such as 'eu-central-1'"))
-        return value
-
-
 class _Clients:
     """Clients of this process by settings: making one costs more than a small file."""
 
@@ -161,6 +117,11 @@ class _Clients:
             while len(self._kept) > _CLIENTS:
                 self._kept.popitem(last=False)
             return self._kept[key]
+
+    def forget(self) -> None:
+        """Let all be made anew: credentials that somebody has changed are seen then."""
+        with self._lock:
+            self._pid = 0
 
     def _made(self, settings: S3Settings, pair: tuple[str, str] | None) -> Any:
         config = Config(
@@ -245,12 +206,14 @@ class S3Object:
     def _answered(self, error: exceptions.ClientError, what: str) -> StepError:
         code, status = error_code(error)
         told = f"{code}, HTTP {status}"
-        refused = self._refused(code, status)
+        if code in _CLOSED_OUT or status in {401, 403}:
+            _CLIENTS_HERE.forget()
         if code in _CHANGED:
             return StorageUnavailableError(f"{self.place}: was changed while it was read")
         if code in _PASSING or (status >= 500 and status != 501):  # noqa: PLR2004 - of HTTP
             return StorageUnavailableError(f"{self.place}: {what}the service answered {told}")
-        return StorageRefusedError(f"{self.place}: {what}{refused} ({told})")
+        words = self._refused(code, status)
+        return StorageRefusedError(f"{self.place}: {what}{words} ({told})")
 
     def _refused(self, code: str, status: int) -> str:
         """Return what a person can do about it."""
@@ -266,7 +229,8 @@ class S3Object:
                 _ELSEWHERE, f"the bucket is in another region: set {setting('region')}"
             ),
         }
-        return words.get(code) or words.get(str(status)) or "the service refuses this"
+        closed = words["403"] if status in {401, 403} else "the service refuses this"
+        return words.get(code, closed)
 
     def _hint(self) -> str:
         setting = self.settings.access.setting

@@ -24,6 +24,8 @@ MEMORY: Final = 64 * 1024 * 1024
 
 #: most parts on their way at a time
 _FLYING: Final = 4
+#: parts listed by one request: as many as there can be
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def _listed(at: S3Object, upload: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     marker = 0
     while True:
-        answer = at.call("list_parts", UploadId=upload, PartNumberMarker=marker)
+        answer = at.call("list_parts", UploadId=upload, PartNumberMarker=marker, MaxParts=_PAGE)
         parts += answer.get("Parts", [])
         following = int(answer.get("NextPartNumberMarker") or 0)
         if not answer.get("IsTruncated") or following <= marker:

@@ -94,11 +94,11 @@ def s3(tmp_path: Path, s3server: PrivateS3, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("S3_TESTS", "me:hunter2")
     monkeypatch.setattr(s3target, "PART", MiB)
-    s3server.faults()
     store = S3Store(
         tmp_path, s3server, {"endpoint": s3server.endpoint, "credentials": "env:S3_TESTS"}
     )
     store.reset()
+    s3server.faults()
     yield store
     s3server.faults()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,17 @@ from services.s3server import BUCKET, PrivateS3
 from wlm_tasks.storage.s3 import S3Storage
 
 
+@cache
+def _client(endpoint: str) -> Any:
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="tests",
+        aws_secret_access_key="tests",
+    )
+
+
 class S3Store(Store):
     """Objects of a service in another process. Parts are of 1 MiB there."""
 
@@ -26,13 +38,7 @@ class S3Store(Store):
         super().__init__(directory)
         self.server = server
         self.backend = S3Storage(name="lab", options=options)
-        self.client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=server.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="tests",
-            aws_secret_access_key="tests",
-        )
+        self.client = _client(server.endpoint)
 
     def reset(self) -> None:
         """Empty the bucket, or make it."""
