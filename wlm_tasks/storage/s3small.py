@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -13,9 +12,7 @@ from typing import Any, Final, Self
 from wlm_tasks.errors import StorageUnavailableError
 from wlm_tasks.storage.s3client import S3Object
 from wlm_tasks.storage.s3source import METADATA
-
-#: how often writing may be stopped without getting on before that is an error
-_STOPS: Final = 3
+from wlm_tasks.storage.stops import Stops
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -52,36 +49,12 @@ class Digests:
         return etag == self.md5 if _MD5.fullmatch(etag) else None
 
 
-class Stops:
-    """How often writing to a key was stopped without anything to keep, in this process."""
-
-    _counted: Final[defaultdict[str, int]] = defaultdict(int)
-
-    def __init__(self, at: S3Object) -> None:
-        self._object = at
-        self.ended = False
-
-    def note(self, *, gained: bool, tried: bool) -> None:
-        """Count a transfer; raise when it seems to come to no end."""
-        name = self._object.name
-        if self.ended or gained:
-            self._counted.pop(name, None)
-        elif tried:
-            self._counted[name] += 1
-            if self._counted[name] >= _STOPS:
-                del self._counted[name]
-                raise StorageUnavailableError(
-                    f"{self._object.place}: was stopped {_STOPS} times before there was anything to"
-                    " keep; make `steps.slice_s` longer"
-                )
-
-
 class S3Small:
     """A file in memory, sent as a whole when it is verified."""
 
     def __init__(self, at: S3Object) -> None:
         self.place = at.place
-        self.stops = Stops(at)
+        self.stops = Stops(at.name, at.place)
         self.written = 0
         self._object = at
         self._data = bytearray()

@@ -16,8 +16,9 @@ from urllib.parse import unquote_plus
 
 from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.storage.s3client import S3Object
-from wlm_tasks.storage.s3small import Digests, Stops, etag_of, require_same
+from wlm_tasks.storage.s3small import Digests, etag_of, require_same
 from wlm_tasks.storage.s3source import head_if_any
+from wlm_tasks.storage.stops import Stops
 
 #: bytes of parts that are in memory at a time, so also of the largest part
 MEMORY: Final = 64 * 1024 * 1024
@@ -48,7 +49,7 @@ class S3Upload:
     def __init__(self, at: S3Object, size: int, block: int) -> None:
         self.place = at.place
         self.block = block
-        self.stops = Stops(at)
+        self.stops = Stops(at.name, at.place)
         self.written = 0
         self.gained = False  #: whether a part was sent
         self._object = at

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.storage.objectstores import S3Store
+from unit.storage.objectstores import AnyStore, S3Store
 from unit.storage.stores import (
     FarMemStore,
     FileStore,
@@ -26,7 +26,7 @@ from services.ftpserver import PrivateFtp
 from services.s3server import PrivateS3
 from services.sshd import PrivateSshd
 from services.webserver import Faults, WebServer
-from wlm_tasks.storage import ftpclient, s3target, webclient, webput
+from wlm_tasks.storage import any_fsspec, ftpclient, s3target, webclient, webput
 
 
 @pytest.fixture
@@ -103,7 +103,15 @@ def s3(tmp_path: Path, s3server: PrivateS3, monkeypatch: pytest.MonkeyPatch) -> 
     s3server.faults()
 
 
-KINDS = ["files", "mem", "far", "scp", "http", "ftp", "s3"]
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
+    """A store of fsspec's, of a scheme that is refused outside tests."""
+    monkeypatch.setattr(any_fsspec, "REMOTE", any_fsspec.REMOTE | {"memory"})
+    monkeypatch.setattr(any_fsspec.FsspecStorage, "schemes", any_fsspec.REMOTE)
+    return AnyStore(tmp_path)
+
+
+KINDS = ["files", "mem", "far", "scp", "http", "ftp", "s3", "memory"]
 WAYS = {"get": Get, "put": Put}
 
 
@@ -126,11 +134,17 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture(
-    params=[(way, kind) for way in WAYS for kind in KINDS if (way, kind) != ("put", "http")],
+    params=[
+        (way, kind)
+        for way in WAYS
+        for kind in KINDS
+        if way == "get" or kind not in {"http", "memory"}
+    ],
     ids="-".join,
 )
 def resuming(request: pytest.FixtureRequest) -> Way:
-    """Those where an early end keeps what was moved: what is PUT to a server begins anew."""
+    """Those where an early end keeps what was moved: what is PUT to a server begins anew,
+    so does what goes by way of fsspec."""
     way, kind = request.param
     made = WAYS[way](request.getfixturevalue(kind))
     assert made.resumes

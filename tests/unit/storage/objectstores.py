@@ -1,4 +1,4 @@
-"""Object storages to run the storage tests on."""
+"""Storages of objects, and those of fsspec, to run the storage tests on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from urllib.parse import quote
 
 import boto3
 import requests
+from fsspec.implementations.memory import MemoryFileSystem
 from unit.storage.stores import MiB, Store
 
 from services.s3server import BUCKET, PrivateS3
+from wlm_tasks.model.paths import part_name
+from wlm_tasks.storage.any_fsspec import FsspecStorage
 from wlm_tasks.storage.s3 import S3Storage
 
 
@@ -83,3 +86,38 @@ class S3Store(Store):
     def locked(self, name: str) -> Iterator[Any]:
         with self.backend.target(self.url(name), None) as target, target.part(0) as part:
             yield part
+
+
+class AnyStore(Store):
+    """Files of fsspec's own storage in memory. What is put there begins anew each time."""
+
+    resumes = False
+    no_names = ":"  # no name has two of them
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.files = MemoryFileSystem()
+        self.files.store.clear()
+        self.files.pseudo_dirs[:] = [""]
+        self.backend = FsspecStorage("memory")
+
+    def url(self, name: str) -> str:
+        return f"memory://far/{quote(name)}"
+
+    def write(self, name: str, data: bytes) -> None:
+        self.files.pipe_file(f"/far/{name}", data)
+
+    def read(self, name: str) -> bytes | None:
+        found = self.files.store.get(f"/far/{name}")
+        return None if found is None else bytes(found.getvalue())
+
+    def write_part(self, name: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def read_part(self, name: str) -> bytes | None:
+        return self.read(part_name(name))
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        with self.backend.target(self.url(name), None) as target, target.part(0):
+            yield
