@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ _PIECE: Final = 64 * 1024
 _PATIENCE_S: Final = 1.0
 #: our metadata of objects that were written by one request: their SHA-256, lower-case hex
 METADATA: Final = "wlm-sha256"
+_OF_PARTS: Final = re.compile(r'"?([0-9a-f]{32})-([0-9]{1,5})"?')
 
 
 class Head:
@@ -37,10 +39,14 @@ class Head:
         )
         self.sha256: Final = _sha256(answer)
 
-    @property
-    def parts(self) -> bool:
-        """Whether it was written in parts: the ETag ends in ``-`` and their number then."""
-        return "-" in self.etag
+        #: of one written in parts: their number, the digest of their digests in base64 if it is
+        #: told, and the ETag as far as it is made of MD5s
+        self.parts: Final = int(match[2]) if (match := _OF_PARTS.fullmatch(self.etag)) else 0
+        self.sha256_of_parts: Final = (
+            str(answer.get("ChecksumSHA256", "")).partition("-")[0] if self.parts else ""
+        )
+        encrypted = answer.get("SSECustomerAlgorithm") or answer.get("SSEKMSKeyId")
+        self.md5_of_parts: Final = match[1] if match and not encrypted else ""
 
 
 def _sha256(answer: dict[str, Any]) -> str | None:
@@ -163,18 +169,6 @@ class S3File:
                 f"{self.place}: the connection ended after {self._at} of {self.size} bytes"
             )
         return bytes(data)
-
-
-class PresentFile(S3File):
-    """An object that is at a target: if its digest is known it need not be read."""
-
-    def digest(self, length: int) -> str | None:
-        """Return the digest of all bytes or of none."""
-        if self._head.sha256 is None:
-            return None
-        if length == 0:
-            return hashlib.sha256().hexdigest()
-        return self._head.sha256 if length == self.size else None
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from wlm_tasks.errors import StorageRefusedError
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.s3client import S3Object
+from wlm_tasks.storage.s3present import present_file
 from wlm_tasks.storage.s3small import S3Small
-from wlm_tasks.storage.s3source import PresentFile, head_if_any, opened
+from wlm_tasks.storage.s3source import head_if_any, opened
 from wlm_tasks.storage.s3upload import MEMORY, S3Upload
 
 MiB: Final = 1024 * 1024
@@ -34,12 +35,12 @@ class S3Target:
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
-        """Open the object that is there; one written in parts has to be read to be compared."""
+        """Open the object that is there."""
         told = head_if_any(self._object)
         if told is None:
             yield None
             return
-        with opened(PresentFile(self._object, told)) as file:
+        with opened(present_file(self._object, told, _block(told.size))) as file:
             yield file
 
     @contextmanager
@@ -61,8 +62,12 @@ class S3Target:
 
 def block_of(at: S3Object, size: int) -> int:
     """Return how large the parts of a file are: the same for every transfer of that size."""
-    block = max(PART, -(-size // (_MOST_PARTS * MiB)) * MiB)
+    block = _block(size)
     if block > MEMORY:
         most = _MOST_PARTS * MEMORY >> 30
         raise StorageRefusedError(f"{at.place}: has {size} bytes, more than the {most} GiB that go")
     return block
+
+
+def _block(size: int) -> int:
+    return max(PART, -(-size // (_MOST_PARTS * MiB)) * MiB)

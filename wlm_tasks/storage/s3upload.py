@@ -5,7 +5,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from urllib.parse import unquote_plus
 
 from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.storage.s3client import S3Object
+from wlm_tasks.storage.s3present import md5_of
 from wlm_tasks.storage.s3small import Digests, etag_of, require_same
 from wlm_tasks.storage.s3source import head_if_any
 from wlm_tasks.storage.stops import Stops
@@ -200,10 +200,9 @@ class S3Upload:
     def _etag(self) -> str:
         """Return the ETag that services give to an object of these parts, mostly."""
         try:
-            md5s = b"".join(bytes.fromhex(part.etag) for part in self._parts.values())
+            whole = md5_of([part.etag for part in self._parts.values()])
         except ValueError:
             return ""
-        whole = hashlib.md5(md5s, usedforsecurity=False).hexdigest()
         return f"{whole}-{len(self._parts)}"
 
 

@@ -17,8 +17,8 @@ from unit.storage.webstores import bring, take
 from services.processes import wait_for
 from services.s3server import BUCKET, PrivateS3
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
-from wlm_tasks.storage import s3client, s3small, s3target, s3upload
-from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage import s3client, s3present, s3small, s3source, s3target, s3upload
+from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.s3 import S3Storage
 
 DATA = random.Random(4).randbytes(5 * MiB + 7)
@@ -66,9 +66,45 @@ def test_a_small_file_that_is_there_is_not_read(s3: S3Store) -> None:
     assert take(s3, DATA[1:1001]).moved == 1000
 
 
-def test_a_large_file_that_is_there_is_read(s3: S3Store) -> None:
-    """The service knows a digest of digests only."""
+@pytest.mark.parametrize("told", ["sha256", "md5"])
+def test_a_large_file_that_is_there_is_not_read(
+    s3: S3Store, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service tells a digest of the digests of its parts, in one way or another."""
     take(s3, DATA)
+    if told == "md5":
+        head = s3source.Head
+
+        def silent(answer: dict[str, object]) -> s3source.Head:
+            return head({**answer, "ChecksumSHA256": ""})
+
+        monkeypatch.setattr(s3source, "Head", silent)
+    s3.server.faults()
+    assert take(s3, DATA) == TransferResult(
+        complete=True, size=len(DATA), done=len(DATA), moved=0, sha256=sha256(DATA)
+    )
+    assert not take(s3, DATA, control=stop_after(2)).complete
+    assert take(s3, DATA).moved == 0
+    assert lines(s3.server, "GET") == []
+    assert take(s3, DATA[:-1] + b"x").moved == len(DATA)
+    assert s3.read("far.dat") == DATA[:-1] + b"x"
+
+
+def test_a_comparison_that_was_forgotten_ends_in_writing(
+    s3: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(s3, DATA)
+    assert not take(s3, DATA, control=stop_after(2)).complete
+    monkeypatch.setattr(s3present, "_UNDER_WAY", s3present._UnderWay())
+    (s3.root / "near.dat").write_bytes(DATA)
+    assert take(s3, DATA).complete
+    assert s3.read("far.dat") == DATA
+
+
+def test_a_file_of_other_parts_is_read(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3target, "PART", 2 * MiB)
+    take(s3, DATA)
+    monkeypatch.setattr(s3target, "PART", MiB)
     s3.server.faults()
     assert take(s3, DATA).moved == 0
     assert len(lines(s3.server, "GET")) == 1
