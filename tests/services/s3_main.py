@@ -112,6 +112,7 @@ def _error(rule: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 def main() -> None:
     given = json.loads(sys.argv[1])
     vars(models)["S3_UPLOAD_PART_MIN_SIZE"] = 1  # tests write smaller parts than S3 takes
+    cert_file = given["cert_file"]
     application = Faulty(DomainDispatcherApplication(create_backend_app))
     run_simple(
         given["host"],
@@ -119,6 +120,7 @@ def main() -> None:
         application,
         threaded=True,
         request_handler=MotoRequestHandler,
+        ssl_context=(cert_file, cert_file) if cert_file else None,
     )
 
 

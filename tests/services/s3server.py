@@ -22,9 +22,10 @@ BUCKET: Final = "tests"
 
 
 class PrivateS3(Service):
-    """One service on loopback; everything is in its memory."""
+    """One service on loopback, with TLS if it is given a certificate; all is in its memory."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, cert_file: Path | None = None) -> None:
+        self.cert_file = cert_file
         self.host = "127.0.0.1"
         self.log = log
         self.port = free_port()
@@ -37,7 +38,7 @@ class PrivateS3(Service):
 
     @property
     def endpoint(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http{'s' if self.cert_file else ''}://{self.host}:{self.port}"
 
     @property
     def process(self) -> Process:
@@ -45,7 +46,8 @@ class PrivateS3(Service):
         return self._process
 
     def start(self) -> None:
-        given = {"host": self.host, "port": self.port}
+        cert_file = str(self.cert_file or "")
+        given = {"host": self.host, "port": self.port, "cert_file": cert_file}
         self._process = Process([sys.executable, _MAIN, json.dumps(given)], log=self.log)
         self._process.wait_for(self._answers, 60.0, "the S3 service answers")
 
@@ -72,6 +74,7 @@ class PrivateS3(Service):
         url = f"{self.endpoint}/_wlm/{name}"
         with requests.Session() as session:
             session.trust_env = False
+            session.verify = False if self.cert_file is None else str(self.cert_file)
             answer = session.request(method, url, json=body, timeout=20)
         answer.raise_for_status()
         return answer.json()

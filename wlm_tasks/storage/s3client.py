@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; other servi
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import OrderedDict
@@ -34,6 +35,9 @@ except ImportError as fault:
     raise ConfigError(
         f"s3:// URLs need the package boto3 ({fault}): pip install 'wlm_tasks[s3]'"
     ) from fault
+
+# says at each start where it has found credentials
+logging.getLogger("botocore").setLevel(logging.WARNING)
 
 #: seconds for a connection, and without a byte until one counts as broken
 CONNECT_S: Final = 20
@@ -197,11 +201,17 @@ class S3Object:
                 f"{self.place}: found no credentials ({type(error).__name__}): {self._hint()}"
             ) from None
         except _BROKEN as error:
-            raise StorageUnavailableError(f"{self.place}: {what}{_words(error)}") from None
+            raise StorageUnavailableError(f"{self.place}: {what}{self._words(error)}") from None
         except (exceptions.BotoCoreError, ValueError) as error:
             raise StorageRefusedError(
                 f"{self.place}: {what}cannot be asked for ({type(error).__name__})"
             ) from None
+
+    def _words(self, error: BaseException) -> str:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            return _words(error)
+        setting = self.settings.access.setting("ca_file")
+        return f"the server's certificate is not trusted; name its authority's by {setting}"
 
     def _answered(self, error: exceptions.ClientError, what: str) -> StepError:
         code, status = error_code(error)
@@ -251,8 +261,6 @@ def error_code(error: exceptions.ClientError) -> tuple[str, int]:
 
 def _words(error: BaseException) -> str:
     kind = type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "the server's certificate is not trusted; the setting `ca_file` may name others"
     if isinstance(error, exceptions.ConnectTimeoutError):
         return f"cannot be reached in time ({kind})"
     if isinstance(error, exceptions.EndpointConnectionError):

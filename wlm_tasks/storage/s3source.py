@@ -76,6 +76,17 @@ def head(at: S3Object) -> Head:
     raise StorageRefusedError(f"{at.place}: No such file")
 
 
+def head_if_told(at: S3Object) -> Head | None:
+    """Do the same; None if there is none, or if this is not for us to know.
+
+    Who may not list a bucket is told 403 of a key that is not there, and so is who may only write.
+    """
+    try:
+        return head_if_any(at)
+    except StorageRefusedError:
+        return None
+
+
 def head_if_any(at: S3Object) -> Head | None:
     """Do the same; None if there is none."""
     with at.translated():

@@ -16,7 +16,7 @@ from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.s3client import S3Object
 from wlm_tasks.storage.s3present import present_file
 from wlm_tasks.storage.s3small import S3Small
-from wlm_tasks.storage.s3source import head_if_any, opened
+from wlm_tasks.storage.s3source import head_if_told, opened
 from wlm_tasks.storage.s3upload import MEMORY, S3Upload
 
 MiB: Final = 1024 * 1024
@@ -35,8 +35,8 @@ class S3Target:
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
-        """Open the object that is there."""
-        told = head_if_any(self._object)
+        """Open the object that is there, as far as we may know of it."""
+        told = head_if_told(self._object)
         if told is None:
             yield None
             return

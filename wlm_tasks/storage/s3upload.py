@@ -186,8 +186,16 @@ class S3Upload:
         return parts
 
     def _verify(self, trouble: StepError | None) -> None:
-        """Look at the object: it must have our size, and after trouble our ETag, too."""
-        told = head_if_any(self._object)
+        """Look at the object: it must have our size, and after trouble our ETag, too.
+
+        Where we may not look, the answer of the service has to do.
+        """
+        try:
+            told = head_if_any(self._object)
+        except StorageRefusedError:
+            if trouble is None:
+                return
+            raise trouble from None
         etag = None if told is None else told.etag.strip('"')
         if trouble is not None and (etag is None or etag != self._etag()):
             raise trouble

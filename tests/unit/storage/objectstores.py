@@ -21,11 +21,12 @@ from wlm_tasks.storage.s3 import S3Storage
 
 
 @cache
-def _client(endpoint: str) -> Any:
+def _client(endpoint: str, cert_file: str) -> Any:
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",
+        verify=cert_file or None,
         aws_access_key_id="tests",
         aws_secret_access_key="tests",
     )
@@ -41,11 +42,13 @@ class S3Store(Store):
         super().__init__(directory)
         self.server = server
         self.backend = S3Storage(name="lab", options=options)
-        self.client = _client(server.endpoint)
+        self.client = _client(server.endpoint, str(server.cert_file or ""))
 
     def reset(self) -> None:
         """Empty the bucket, or make it."""
-        requests.post(f"{self.server.endpoint}/moto-api/reset", timeout=20).raise_for_status()
+        verify = str(self.server.cert_file) if self.server.cert_file else True
+        url = f"{self.server.endpoint}/moto-api/reset"
+        requests.post(url, timeout=20, verify=verify).raise_for_status()
         self.client.create_bucket(Bucket=BUCKET)
 
     def url(self, name: str) -> str:

@@ -7,14 +7,17 @@ import importlib
 import logging
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore import exceptions
 from unit.storage.objectstores import S3Store
+from unit.storage.stores import MiB
 from unit.storage.webstores import bring, take
 
-from services.s3server import BUCKET
+from services.certificates import certificate
+from services.s3server import BUCKET, PrivateS3
 from wlm_tasks import plugins
 from wlm_tasks.errors import (
     ConfigError,
@@ -176,6 +179,30 @@ def test_a_service_that_is_not_there(
     )
     with pytest.raises(StorageUnavailableError, match="cannot be reached"):
         bring(s3)
+
+
+def test_tls(s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3client, "_ATTEMPTS", 1)
+    server = PrivateS3(tmp_path / "log", cert_file=certificate(tmp_path / "certificates"))
+    (tmp_path / "tls").mkdir()
+    options: dict[str, object] = {"endpoint": server.endpoint, "credentials": "env:S3_TESTS"}
+    with server:
+        tls = S3Store(tmp_path / "tls", server, options)
+        tls.reset()
+        with pytest.raises(StorageUnavailableError, match=r"not trusted; .*storages\.lab\.ca_file"):
+            take(tls, b"data")
+        use(tls, credentials="env:S3_TESTS", ca_file=str(tmp_path / "certificates/cert.pem"))
+        data = bytes(3 * MiB)
+        assert take(tls, data).complete
+        assert take(tls, b"data", tls.url("small")).complete
+        assert bring(tls) == data
+
+
+def test_who_may_only_write(s3: S3Store) -> None:
+    s3.server.faults({"on": "HEAD", "status": 403, "times": 99})
+    for data in (b"data", bytes(3 * MiB)):
+        assert take(s3, data).complete
+        assert s3.read("far.dat") == data
 
 
 def test_secrets_never_show(s3: S3Store, caplog: pytest.LogCaptureFixture) -> None:
