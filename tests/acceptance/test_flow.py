@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.fleet import Fleet, Layout
-from wlm_tasks import Experiment, ExperimentFailedError, Transfer
+from services.processes import wait_for
+from wlm_tasks import Cleanup, Experiment, ExperimentFailedError, Transfer
 from wlm_tasks.model.states import ExperimentState, StepState
 
 
@@ -165,3 +166,12 @@ def test_held_members_follow_one_another(fleet: Fleet, tmp_path: Path) -> None:
         running += 1 if mark == "+" else -1
         most = max(most, running)
     assert most <= 2
+
+
+def test_its_directory_is_removed_after_the_end(fleet: Fleet) -> None:
+    asked = Experiment("tidy", "local", ["echo done"], cleanup=Cleanup("delete"))
+    handle = fleet.client.schedule(asked).wait(60)
+    assert handle.job is not None
+    workdir = Path(handle.job.view.workdir)
+    wait_for(lambda: handle.view.removed_at is not None, 30, "the removal")
+    assert not workdir.exists()

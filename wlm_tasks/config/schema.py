@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from wlm_tasks.config.checks import OPTIONS, STORAGE_OPTIONS
-from wlm_tasks.config.fields import Rule, declared, read_flag, read_text
+from wlm_tasks.config.fields import Rule, declared, read_flag, read_number, read_text
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -22,6 +22,17 @@ from wlm_tasks.model.checks import flag
 #: the way to one setting, such as ("steps", "lease_s") or ("sites", "cluster-a", "kind")
 Way: TypeAlias = tuple[str, ...]
 
+#: options that are numbers
+_NUMBERS: Final = frozenset({"port", "memory_mb", "disk_mb", "array_size"})
+
+
+def _reader(option: str, check: object) -> Callable[[str], object]:
+    """Return how an option is read from the environment."""
+    if check is flag:
+        return read_flag
+    return read_number if option in _NUMBERS else read_text
+
+
 SECTIONS: Final[dict[str, type[Any]]] = {
     "steps": StepSettings,
     "control": ControlSettings,
@@ -35,14 +46,11 @@ TOP_RULES: Final = declared(Settings)
 SECTION_RULES: Final = {name: declared(section) for name, section in SECTIONS.items()}
 SITE_RULES: Final = {
     **declared(SiteSettings),
-    **{
-        name: Rule(check, read_flag if check is flag else read_text)
-        for name, check in OPTIONS.items()
-    },
+    **{name: Rule(check, _reader(name, check)) for name, check in OPTIONS.items()},
 }
 STORAGE_RULES: Final = {
     **declared(StorageSettings),
-    **{name: Rule(check, read_text) for name, check in STORAGE_OPTIONS.items()},
+    **{name: Rule(check, _reader(name, check)) for name, check in STORAGE_OPTIONS.items()},
 }
 #: sections of tables with names of the user's choice
 NAMED: Final = {SITES: SITE_RULES, STORAGES: STORAGE_RULES}

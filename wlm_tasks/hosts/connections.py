@@ -26,6 +26,10 @@ from wlm_tasks.hosts.readers import Reader
 
 #: most channels at a time on one connection: OpenSSH's MaxSessions is 10 unless it is set
 CHANNELS: Final = 8
+#: most threads with streams on one connection: two streams each leave room for commands
+STREAMING: Final = 3
+#: longest wait for that, in seconds: a slice of another's transfer
+_STREAM_WAIT_S: Final = 600.0
 #: seconds for the way to the host, and for all until the login is done
 _CONNECT_S: Final = 20.0
 _LOGIN_S: Final = 40.0
@@ -231,12 +235,43 @@ def _check_files(address: Address) -> None:
         raise SiteAuthError(f"{address}: known_hosts {files['known_hosts']}: {error}") from error
 
 
+class StreamGate:
+    """Bounds how many threads have streams on one connection; a thread may have several.
+
+    A transfer between two places of one host holds two channels for long and needs more for a
+    moment. If as many began as there are channels, each would wait for those of the others.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._free = threading.Semaphore(STREAMING)
+        self._held = threading.local()
+
+    def enter(self) -> None:
+        """Let this thread have one more; raises `SiteOverloadedError` after a long wait."""
+        held = getattr(self._held, "count", 0)
+        if not held and not self._free.acquire(timeout=_STREAM_WAIT_S):
+            raise SiteOverloadedError(
+                f"{self._address}: as many transfers as this process may have on one connection"
+                f" ({STREAMING}) for {_STREAM_WAIT_S:g} s"
+            )
+        self._held.count = held + 1
+
+    def leave(self) -> None:
+        """Take one back."""
+        self._held.count -= 1
+        if not self._held.count:
+            self._free.release()
+
+
 class Connections:
     """All lines of one process, and the loop they live on."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lines: dict[Address, Line] = {}
+        self._gates: dict[Address, StreamGate] = {}
+        self._gates_lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wlm-ssh", daemon=True)
         self._thread.start()
@@ -253,6 +288,11 @@ class Connections:
     def begin(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Begin with `work` on the loop; to be called from other threads."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def gate(self, address: Address) -> StreamGate:
+        """Return what lets streams to an address in."""
+        with self._gates_lock:
+            return self._gates.setdefault(address, StreamGate(address))
 
     def line(self, address: Address) -> Line:
         """Return the line to an address; on the loop."""

@@ -67,6 +67,8 @@ def inside(workdir: str, scratch: str, path: str) -> Place:
 
 def anywhere(path: str) -> Place:
     """Return the place of an absolute path; raises `InvalidPathError` for a part file's name."""
+    if {".", ".."}.intersection(path.split("/")):
+        raise StorageRefusedError(f"path: got {path!r}, expected one without '.' and '..'")
     directory, name = posixpath.split(path)
     return Place(path, ANYWHERE, (directory, name, path, part_name(name)))
 
@@ -226,15 +228,17 @@ class _Target:
         self._files = files
         self._place = place
         self._mode = "" if mode is None else f"{mode & 0o777 | 0o600:o}"
+        self._seen = ""  #: the status of what has the final name
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
         status = self._files.run("look", self._place)
+        self._seen = " ".join(status)
         yield _Bytes(self._files, self._place, "present", status) if status else None
 
     @contextmanager
     def part(self, size: int) -> Iterator[Part]:
-        part = _Part(self._files, self._place, size, self._mode)
+        part = _Part(self._files, self._place, size, self._seen, self._mode)
         try:
             yield part
         except BaseException:
@@ -247,8 +251,8 @@ class _Target:
 class _Part(_Bytes):
     """What has arrived; one script on the host has it locked as long as this is open."""
 
-    def __init__(self, files: HostFiles, place: Place, size: int, mode: str) -> None:
-        self._talk: Dialogue | None = files.talk(SCRIPTS["receive"], place, str(size))
+    def __init__(self, files: HostFiles, place: Place, size: int, seen: str, mode: str) -> None:
+        self._talk: Dialogue | None = files.talk(SCRIPTS["receive"], place, str(size), seen)
         try:
             with files.telling():
                 status = self._talk.answer().split()
@@ -299,7 +303,7 @@ class _Part(_Bytes):
                 talk.answer()
 
     def commit(self) -> None:
-        self._ask(f"commit {self._mode}")
+        self._ask(f"commit {self._mode}", size=self._wanted)
 
     def discard(self) -> None:
         if self._ask("discard") is None:

@@ -34,7 +34,9 @@ _T = TypeVar("_T")
 
 
 class _Stream:
-    """A running script. Not safe between threads."""
+    """A running script; to be used and closed by the thread that began it."""
+
+    _end_s: float | None = None  #: seconds for its end, once it has all; None for the usual ones
 
     def __init__(
         self, shell: SshShell, script: str, arguments: Sequence[str], *, about: str
@@ -44,9 +46,15 @@ class _Stream:
         self._about = about
         self._letter = compose(script, arguments)
         self._kept = connections()
-        self._channel, self._process = shell.start(
-            self._letter.command, window=_WINDOW, max_pktsize=_PACKET
-        )
+        self._gate = self._kept.gate(shell.address)
+        self._gate.enter()
+        try:
+            self._channel, self._process = shell.start(
+                self._letter.command, window=_WINDOW, max_pktsize=_PACKET
+            )
+        except BaseException:
+            self._gate.leave()
+            raise
         self._pending: Future[Any] | None = None
 
     def _begin(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
@@ -58,7 +66,7 @@ class _Stream:
 
     def _over(self) -> Ran:
         """Wait for the end of the script; raises what `failure` makes of a bad one."""
-        ran = self._wait(self._begin(asyncio.wait_for(self._ending(), STALL_S)))
+        ran = self._wait(self._begin(asyncio.wait_for(self._ending(), self._end_s or STALL_S)))
         if ran.code:
             raise failure(ran, self._about)
         return ran
@@ -74,8 +82,9 @@ class _Stream:
             raise SiteUnreachableError(
                 f"{self._address}: connection lost while bytes of {self._about} were moved"
             )
-        # of the output the begin was read before; on stderr it tells that the script has begun
-        ran = self._letter.answer(code, self._letter.begun + out, err)
+        # of the output the begin may have been read before; on stderr it tells that it has begun
+        _noise, mark, rest = out.partition(self._letter.begun)
+        ran = self._letter.answer(code, self._letter.begun + (rest if mark else out), err)
         if ran is None or self._letter.begun not in err:
             said = (err.strip() or out.strip()).decode(errors="replace")[-300:]
             raise SiteTroubleError(
@@ -87,7 +96,10 @@ class _Stream:
         """End it, whatever it is doing."""
         if self._pending is not None:
             self._pending.cancel()
-        self._kept.begin(self._closing()).result()
+        try:
+            self._kept.begin(self._closing()).result()
+        finally:
+            self._gate.leave()
 
     async def _closing(self) -> None:
         with suppress(*FOREIGN):
@@ -146,6 +158,8 @@ class Pull(_Stream):
 class Push(_Stream):
     """Writes what a script reads on its standard input."""
 
+    _end_s: float | None = 600.0  # it may have to bring much to a slow disk
+
     def __init__(
         self, shell: SshShell, script: str, arguments: Sequence[str], *, about: str
     ) -> None:
@@ -189,6 +203,8 @@ class Push(_Stream):
 
 class Dialogue(Push):
     """A script that is told line by line what to do, and answers so; bytes may follow a line."""
+
+    _end_s = None
 
     def __init__(
         self, shell: SshShell, script: str, arguments: Sequence[str], *, about: str

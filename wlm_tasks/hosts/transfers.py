@@ -145,9 +145,10 @@ if [ -e "./$name" ] && [ ! -L "./$name" ]; then
   status "./$name"
 fi
 """,
-    # SIZE; then line by line what to do, as long as the other side is there
+    # SIZE SEEN, what `look` said; then line by line what to do, as long as the other side is there
     "receive": r"""
-size=$1
+size=$1 seen=$2
+is_ours() { [ ! -L "$part" ] && [ "$part" -ef /proc/self/fd/9 ]; }
 busy() { echo "$path: is being written by another transfer" >&2; exit 75; }
 keep_fresh() {  # SIZE: what takes long is not to look as if nobody were there
   keeper=
@@ -169,49 +170,58 @@ for try in 1 2 3; do
   exec 9>> "$part" || exit
   if ! flock -n 9; then
     # of a broken connection nobody may have told the host yet
-    if (($(date +%s) - $(stat -c %Y -- "$part") > 180)); then
+    if (($(date +%s) - $(stat -c %Y -- "$part") > 1800)); then
       for fd in /proc/[0-9]*/fd/9; do
         pid=${fd#/proc/} pid=${pid%%/*}
         [ "$pid" = $$ ] || { [ "$fd" -ef "$part" ] && kill -KILL "$pid"; }
       done 2> /dev/null
     fi
-    # a killed one's script may need a moment; a living one has done the work meanwhile
-    flock -w 2 9 && [ ! -e "./$name" ] || busy
+    flock -w 2 9 || busy  # a killed one's script may need a moment
   fi
-  [ "$part" -ef /proc/self/fd/9 ] && break  # else it was renamed or removed meanwhile
+  # else it was renamed or removed meanwhile; another name of it would be another's file
+  if is_ours; then
+    [ "$(stat -Lc %h /proc/self/fd/9)" != 1 ] || break
+    rm -f -- "$part"
+  fi
   ((try < 3)) || busy
 done
-missing=$((size - $(stat -c %s -- "$part")))
+now=
+[ -L "./$name" ] || [ ! -f "./$name" ] || now=$(status "./$name")
+if [ "$now" != "$seen" ]; then  # another was faster, and what is there may be what is wanted
+  [ -s "$part" ] || rm -f -- "$part"
+  busy
+fi
+missing=$((size - $(stat -Lc %s /proc/self/fd/9)))
 room=$(df --output=avail -B1 . | tail -n 1)
 if ((missing > room)); then
   [ -s "$part" ] || rm -f -- "$part"
   echo "$path: No space left on device: $room bytes are free, $missing needed" >&2
   exit 1
 fi
-status "$part"
+status /proc/self/fd/9
 while read -r word value; do
   case $word in
-    truncate) truncate -s "$value" -- "$part" || exit 1; echo ok ;;
+    truncate) truncate -s "$value" /proc/self/fd/9 || exit 1; echo ok ;;
     # exactly so many bytes: what follows is the next line
     take) head -c "$value" >&9 || exit 1; echo ok ;;
-    status) status "$part" ;;
+    status) status /proc/self/fd/9 ;;
     digest)
       keep_fresh "$value"
-      if (($(stat -c %s -- "$part") <= value)); then
-        sum=$(sha256 < "$part") || exit 1
+      if (($(stat -Lc %s /proc/self/fd/9) <= value)); then
+        sum=$(sha256 < /proc/self/fd/9) || exit 1
       else
-        sum=$(head -c "$value" < "$part" | sha256) || exit 1
+        sum=$(head -c "$value" < /proc/self/fd/9 | sha256) || exit 1
       fi
       [ -z "$keeper" ] || kill "$keeper"
       printf '%s\n' "$sum"
       ;;
     commit)
-      [ -z "$value" ] || grant "$value" "$part" || exit 1
-      sync -- "$part" || exit 1
+      [ -z "$value" ] || grant "$value" /proc/self/fd/9 || exit 1
+      sync -- /proc/self/fd/9 && is_ours || busy
       mv -fT -- "$part" "./$name" && sync -- . || exit 1
       echo ok
       ;;
-    discard) rm -f -- "$part"; echo ok ;;
+    discard) ! is_ours || rm -f -- "$part"; echo ok ;;
     *) echo "what is $word?" >&2; exit 1 ;;
   esac
 done

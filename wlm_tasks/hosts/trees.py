@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
-from wlm_tasks.errors import StorageRefusedError
+from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
 from wlm_tasks.hosts.files import HostFiles, Place
 from wlm_tasks.hosts.streams import Pull, Push
 from wlm_tasks.hosts.treescripts import TREE_SCRIPTS
@@ -39,19 +40,22 @@ class HostTree:
             if kind == "l":
                 links.append(path)
             elif kind == "f":
-                entries.append(Entry(path, int(size), int(mode, 8)))
+                entries.append(_entry(path, size, mode))
             else:
                 raise StorageRefusedError(f"{self.place}/{path}: is no regular file")
         if links:
             for _kind, mode, size, path in self._listed("follow", *links):
-                entries.append(Entry(path, int(size), int(mode, 8)))
+                entries.append(_entry(path, size, mode))
         return sorted(entries, key=lambda entry: entry.path)
 
     def _listed(self, script: str, *paths: str) -> Iterator[list[str]]:
         out = self._files.ask(TREE_SCRIPTS[script], self._directory, *paths)
         for line in os.fsdecode(out).split("\0")[:-1]:
-            fields = line.split(" ", _FIELDS - 1)
-            yield [*fields[: _FIELDS - 1], fields[-1].removeprefix("./")]
+            kind, mode, size, path = (line.split(" ", _FIELDS - 1) + [""] * _FIELDS)[:_FIELDS]
+            odd = {"", ".", ".."}.intersection(path.split("/"))
+            if odd or not size.isdecimal() or not re.fullmatch("[0-7]{1,5}", mode):
+                raise StorageUnavailableError(f"{self.place}: its host lists {line[:200]!r}")
+            yield [kind, mode, size, path]
 
     def source(self, path: str) -> AbstractContextManager[Source]:
         """Open one."""
@@ -98,7 +102,7 @@ class HostTreeTarget:
 
     def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:
         """Have them unpacked, verified and named there."""
-        words = (word, str(len(entries)))
+        words = (word, *(entry.path for entry in entries))
         push = self._files.push(TREE_SCRIPTS["unpack"], self._directory, *words)
         try:
             self._send(push, stream)
@@ -112,6 +116,10 @@ class HostTreeTarget:
                 push.write(data)
         with self._files.telling():
             push.end()
+
+
+def _entry(path: str, size: str, mode: str) -> Entry:
+    return Entry(path, int(size), int(mode, 8) & 0o777)
 
 
 def _digests(

@@ -46,15 +46,16 @@ listed=$(mktemp -d) && trap 'rm -rf -- "$listed"' EXIT || exit
 printf '%s\0' "$@" | xargs -0 sha256sum -- > "$listed/$word" || exit
 printf '%s\0' "$@" | tar -chf - --hard-dereference --no-recursion --null -T - -C "$listed" "./$word"
 """,
-    # WORD COUNT
+    # WORD FILE...
     "unpack": r"""
-word=$1 count=$2 parts=.wlm-parts
+word=$1 parts=.wlm-parts
+shift
 busy() { echo "$path: is being written by another transfer" >&2; exit 75; }
 enter_target
 for try in 1 2 3; do
   [ ! -L "$parts" ] && mkdir -p "$parts" && exec 9< "$parts" || exit
   if ! flock -n 9; then
-    if (($(date +%s) - $(stat -c %Y "$parts") > 180)); then
+    if (($(date +%s) - $(stat -c %Y "$parts") > 1800)); then
       for fd in /proc/[0-9]*/fd/9; do
         pid=${fd#/proc/} pid=${pid%%/*}
         [ "$pid" = $$ ] || { [ "$fd" -ef "$parts" ] && kill -KILL "$pid"; }
@@ -72,10 +73,14 @@ if [ -n "$(find . -mindepth 1 ! -type f ! -type d -print -quit)" ]; then
   echo "$path: something else than files arrived" >&2
   exit 67
 fi
-if [ "$(wc -l < "$word")" != "$count" ] || ! sha256sum -c --quiet --strict -- "$word" >&2; then
+# the files that are meant, no others, and each with the digest that was told
+found=$(find . -type f ! -path "./$word" -printf . | wc -c)
+if [ "$found" != $# ] || ! cmp -s <(sort -- "$word") \
+  <(printf './%s\0' "$@" | xargs -0 sha256sum -- | sort); then
   echo "$path: did not arrive whole" >&2
   exit 75
 fi
+find . -type f -perm /7000 -exec chmod a-s,a-t {} +
 rm -- "$word" && sync -f . && cd "$here" || exit
 cp -rlT --remove-destination "$parts" . || exit
 rm -rf "$parts"

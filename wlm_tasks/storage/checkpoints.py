@@ -40,6 +40,7 @@ class Checkpoint:
     digest: Digest | None  #: of the bytes found equal; None if they were not read here
     done: int = 0  #: bytes found equal
     differs: bool = False  #: whether the next ones are not
+    compared: int = 0  #: of them, bytes whose digest the far end has told
     #: states on the way, to go back to: (bytes, digest of so many), at most `_MARKS`
     marks: list[tuple[int, Digest]] = field(default_factory=list)
     _apart: int = 1  #: steps from one mark to the next

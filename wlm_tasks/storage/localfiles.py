@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
@@ -20,6 +21,7 @@ from wlm_tasks.storage.prefix import CHUNK
 
 #: how often a part file may vanish between opening and locking it, renamed by its transfer
 _TRIES: Final = 5
+_UNSEEN: Final = object()
 _ZEROS: Final = bytes(CHUNK)
 
 
@@ -95,6 +97,7 @@ class FileTarget:
         self._name = name
         self._part_name = part_name(name)
         self._place = place
+        self._seen: Hashable = _UNSEEN
         self._mode = 0o666 if mode is None else stat.S_IMODE(mode) & 0o777 | 0o600
 
     @contextmanager
@@ -104,6 +107,7 @@ class FileTarget:
             status = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             status = None
+        self._seen = _seen(status)
         if status is None or stat.S_ISLNK(status.st_mode):
             yield None
             return
@@ -120,9 +124,30 @@ class FileTarget:
         """Open and lock the part file, made if need be."""
         fd = self._lock()
         try:
-            yield _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
+            self._check_unchanged(fd)
+            part = _PartFile(fd, self._dir_fd, self._part_name, self._name, self._place)
+            if part.size:  # of an earlier try, which may have been for another file
+                mode = self._mode & ~own_umask()
+                # touched for no reason it would be another file for who goes on with it
+                if stat.S_IMODE(part.status.st_mode) != mode:
+                    with translated(self._place):
+                        os.fchmod(fd, mode)
+            yield part
         finally:
             os.close(fd)
+
+    def _check_unchanged(self, fd: int) -> None:
+        """Raise if what has the final name is not what `present` gave: another was faster."""
+        try:
+            now = _seen(os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False))
+        except FileNotFoundError:
+            now = None
+        if self._seen in {now, _UNSEEN}:
+            return
+        if not os.fstat(fd).st_size:
+            with suppress(FileNotFoundError):
+                os.unlink(self._part_name, dir_fd=self._dir_fd)
+        raise StorageUnavailableError(f"{self._place}: is being written by another transfer")
 
     def _lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -201,6 +226,16 @@ class _PartFile(FileBytes):
     def discard(self) -> None:
         with translated(self.place), suppress(FileNotFoundError):
             os.unlink(self._part, dir_fd=self._dir_fd)
+
+
+def _seen(status: os.stat_result | None) -> Hashable:
+    return None if status is None or stat.S_ISLNK(status.st_mode) else _identity(status)
+
+
+def own_umask() -> int:
+    """Return this process's umask without touching it: other threads make files, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("\nUmask:")[2].split()[0], 8)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -8,12 +8,12 @@ import fcntl
 import hashlib
 import io
 import os
+import shutil
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, cast
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
@@ -21,9 +21,11 @@ from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
 from wlm_tasks.model.paths import PARTS, is_meant
 from wlm_tasks.storage import manifest
 from wlm_tasks.storage.beneath import open_source, target_directory, translated
-from wlm_tasks.storage.localfiles import FileTarget, file_source
+from wlm_tasks.storage.localfiles import FileTarget, file_source, own_umask
 
 _PIECE: Final = 1024 * 1024
+#: largest list of digests of a bunch, in bytes
+_MANIFEST: Final = 16 * 1024 * 1024
 #: how often the directory of what is on its way may vanish between making and locking it
 _TRIES: Final = 5
 
@@ -81,7 +83,7 @@ class LocalTree:
 
     def _entry(self, path: str) -> Entry:
         with self.source(path) as source:
-            return Entry(path, source.size, source.mode or 0o600)
+            return Entry(path, source.size, (source.mode or 0o600) & 0o777)
 
     def _within(self, path: str) -> str:
         return f"{self._below}/{path}" if self._below else path
@@ -191,13 +193,13 @@ class LocalTreeTarget:
     def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> bool:
         """Take them from an archive."""
         with self._parts() as parts:
-            arrived = _take(parts, {f"./{entry.path}" for entry in entries}, word, stream)
+            arrived = _take(parts, {f"./{e.path}": e.size for e in entries}, word, stream)
             missing = [entry.path for entry in entries if entry.path not in arrived]
             if missing:
                 raise StorageUnavailableError(f"{self._place}/{missing[0]}: did not arrive")
             with translated(self._place):
                 _sync(parts)
-                umask = _umask()
+                umask = own_umask()
                 for entry in entries:
                     self._name(parts, str(arrived[entry.path]), entry, umask)
                 _sync(parts)
@@ -246,10 +248,15 @@ class LocalTreeTarget:
 
 def _empty(fd: int) -> None:
     for name in os.listdir(fd):
-        os.unlink(name, dir_fd=fd)
+        if stat.S_ISDIR(_mode(name, fd)):
+            shutil.rmtree(name, dir_fd=fd)
+        else:
+            os.unlink(name, dir_fd=fd)
 
 
-def _take(parts: int, wanted: set[str], word: str, stream: Iterator[bytes]) -> dict[str, int]:
+def _take(
+    parts: int, wanted: Mapping[str, int], word: str, stream: Iterator[bytes]
+) -> dict[str, int]:
     """Write an archive's files by number; returns the numbers by path of those verified."""
     numbers: dict[str, int] = {}
     digests: dict[str, str] = {}
@@ -258,8 +265,11 @@ def _take(parts: int, wanted: set[str], word: str, stream: Iterator[bytes]) -> d
         with tarfile.open(mode="r|", fileobj=_Reading(stream), bufsize=64 * 1024) as archive:
             for member in archive:
                 file = archive.extractfile(member) if member.isreg() else None
-                if file is None or member.name not in {*wanted, f"./{word}"}:
-                    raise StorageUnavailableError(f"an archive held {member.name[:200]!r}")
+                most = _MANIFEST if member.name == f"./{word}" else wanted.get(member.name, -1)
+                if file is None or member.size > most:
+                    raise StorageUnavailableError(
+                        f"an archive held {member.size} bytes as {member.name[:200]!r}"
+                    )
                 data = file.read()
                 if member.name == f"./{word}":
                     told = manifest.read(data)
@@ -307,11 +317,6 @@ def _mode(name: str, dir_fd: int) -> int:
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return 0
-
-
-def _umask() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("\nUmask:")[2].split()[0], 8)
 
 
 def _sync(fd: int) -> None:

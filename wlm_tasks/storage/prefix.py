@@ -58,6 +58,8 @@ class Prefix:
         """Take in bytes that are equal."""
         if self._at.digest is not None:
             self._at.digest.update(data)
+        if self._at.compared == self._at.done:
+            self._at.compared += len(data)
         self._at.done += len(data)
         self._at.differs = False
         if self._block and self.done % self._block == 0:
@@ -75,6 +77,8 @@ class Prefix:
         source, there = self._source, self._there
         if self._at.differs:
             return False
+        if self._at.compared >= size > 0 and self.done >= size:
+            return True
         if source is None:
             return (_tells(there) and self._skip(size)) or self._read(there, None, size)
         if isinstance(there, Blocks):
@@ -130,6 +134,7 @@ class Prefix:
             return False
         own = self.digest() if near is not None else far[1].digest(size)
         if far[0].digest(size) == own:
+            self._at.compared = size
             return True if near is not None else self._skip(size)
         self._at.differs = True
         if near is None:

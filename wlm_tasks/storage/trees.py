@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from wlm_tasks.errors import StorageRefusedError
+from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Entry, Tree, TreeTarget
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.transfer import Pace, move
@@ -21,6 +21,8 @@ SMALL: Final = 2 * 1024 * 1024
 #: most files and bytes of a bunch
 BUNCH_FILES: Final = 1000
 BUNCH_BYTES: Final = 32 * 1024 * 1024
+#: what systems say of a file that is not there
+_GONE: Final = "No such file"
 #: files whose digests are asked for at once
 _ASKED: Final = 1000
 
@@ -45,12 +47,8 @@ class _Move:
         self._done = self._moved = 0
 
     def run(self) -> TransferResult:
-        small: list[Entry] = []
-        large: list[Entry] = []
-        for entry in self._missing():
-            (small if entry.size <= SMALL else large).append(entry)
-        complete = all(self._bunch(bunch) for bunch in _bunches(small))
-        complete = complete and all(self._one(entry) for entry in large)
+        starts = range(0, len(self._entries), _ASKED)
+        complete = all(self._group(self._entries[at : at + _ASKED]) for at in starts)
         return TransferResult(
             complete=complete and self._done == self._size,
             size=self._size,
@@ -58,17 +56,31 @@ class _Move:
             moved=self._moved,
         )
 
-    def _missing(self) -> Iterator[Entry]:
+    def _group(self, entries: Sequence[Entry]) -> bool:
+        """Move what is missing of some files; False if it is time to stop."""
+        small: list[Entry] = []
+        large: list[Entry] = []
+        try:
+            for entry in self._missing(entries):
+                (small if entry.size <= SMALL else large).append(entry)
+            if not all(self._bunch(bunch) for bunch in _bunches(small)):
+                return False
+            return all(self._one(entry) for entry in large)
+        except StorageRefusedError as error:
+            if _GONE not in error.message:
+                raise
+            # it was there when the directory was listed
+            raise StorageUnavailableError(f"{error.message}, it was there before") from error
+
+    def _missing(self, entries: Sequence[Entry]) -> Iterator[Entry]:
         """Yield what is not there, or is something else there."""
-        for start in range(0, len(self._entries), _ASKED):
-            asked = self._entries[start : start + _ASKED]
-            there = self._target.digests(asked)
-            mine = self._tree.digests([entry for entry in asked if entry.path in there])
-            for entry in asked:
-                if entry.path in there and there[entry.path] == mine.get(entry.path):
-                    self._add(entry.size, moved=False)
-                else:
-                    yield entry
+        there = self._target.digests(entries)
+        mine = self._tree.digests([entry for entry in entries if entry.path in there])
+        for entry in entries:
+            if entry.path in there and there[entry.path] == mine.get(entry.path):
+                self._add(entry.size, moved=False)
+            else:
+                yield entry
 
     def _bunch(self, entries: Sequence[Entry]) -> bool:
         """Move small files; False if it is time to stop."""

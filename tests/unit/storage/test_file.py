@@ -136,6 +136,16 @@ def test_modes(files: FileStore, mode: int) -> None:
     assert stat.S_IMODE((files.root / "x").stat().st_mode) == (mode & 0o777 & ~0o027) | 0o600
 
 
+def test_the_mode_of_a_part_that_was_left(files: FileStore) -> None:
+    files.write("far.dat", b"data")
+    files.path("far.dat").chmod(0o755)
+    part = files.root / part_name("x")
+    part.write_bytes(b"da")
+    part.chmod(0o600)
+    get(files)
+    assert (files.root / "x").stat().st_mode & 0o700 == 0o700
+
+
 def test_a_file_in_the_way_of_a_directory(files: FileStore) -> None:
     (files.root / "x").write_text("data")
     files.write("far.dat", b"data")
@@ -261,6 +271,9 @@ def test_a_part_file_finished_by_another_before_it_is_locked(
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", lose_the_race)
+    with pytest.raises(StorageUnavailableError, match="by another transfer"):
+        get(files)
+    assert (files.root / "x").read_bytes() == b"other data"
     get(files)
     assert (files.root / "x").read_bytes() == b"data"
     assert list(files.root.iterdir()) == [files.root / "x"]

@@ -23,6 +23,7 @@ from unit.storage.stores import (
     ScpStore,
     Way,
     deliver,
+    fetch,
     sha256,
     stop_after,
 )
@@ -228,7 +229,7 @@ def test_a_writer_that_nobody_has_missed_is_ended(
 ) -> None:
     way = Put(scp)
     way.source(b"data")
-    long_ago = time.time() - 400
+    long_ago = time.time() - 4000
     os.utime(scp.path(part_name("far.dat")), (long_ago, long_ago))
     assert way.go().complete
     assert holder.wait(5) == -signal.SIGKILL
@@ -285,3 +286,68 @@ def test_many_transfers_at_once(scp: ScpStore) -> None:
     assert not failed
     for number in range(20):
         assert scp.read(f"f{number}") == (scp.root / f"f{number}").read_bytes()
+
+
+def test_a_part_that_is_another_file_too(scp: ScpStore) -> None:
+    precious = scp.path("precious")
+    precious.write_bytes(b"precious")
+    scp.path(part_name("far.dat")).hardlink_to(precious)
+    way = Put(scp)
+    way.source(b"data")
+    assert way.go().complete
+    assert way.target() == b"data"
+    assert precious.read_bytes() == b"precious"
+
+
+def test_a_part_that_is_replaced_before_it_gets_its_name(scp: ScpStore) -> None:
+    way = Put(scp)
+    way.source(os.urandom(2 * MiB))
+
+    def replace_it() -> None:
+        part = scp.path(part_name("far.dat"))
+        other = scp.path("other")
+        other.write_bytes(b"half")
+        other.replace(part)
+
+    with pytest.raises(StorageUnavailableError, match="another transfer"):
+        way.go(at(2 * MiB, replace_it))
+    assert way.target() is None
+
+
+def test_more_gets_than_channels(scp: ScpStore, tmp_path: Path) -> None:
+    """Each needs several: one for its bytes, others to ask for a digest and whether it changed."""
+    for number in range(12):
+        scp.write(f"f{number}", os.urandom(5 * MiB))
+    control = TransferControl(bytes_per_s=20.0 * MiB)
+    failed: list[Exception] = []
+
+    def get(number: int) -> None:
+        try:
+            fetch(scp.backend, scp.url(f"f{number}"), str(scp.root), f"f{number}", control)
+        except Exception as error:  # noqa: BLE001
+            failed.append(error)
+
+    threads = [threading.Thread(target=get, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failed
+    for number in range(12):
+        assert (scp.root / f"f{number}").read_bytes() == scp.read(f"f{number}")
+
+
+def test_slices_shorter_than_the_digest_of_what_has_arrived(scp: ScpStore) -> None:
+    """What a slice has had compared, the next one of the same process need not."""
+    asked = 0
+    way = Put(scp)
+    data = os.urandom(8 * MiB)
+    way.source(data)
+    for _ in range(20):
+        result = way.go(stop_after(2))
+        asked += 1
+        if result.complete:
+            break
+    assert result.complete
+    assert asked <= 8
+    assert way.target() == data
