@@ -83,6 +83,10 @@ class Prefix:
             return (_tells(there) and self._skip(size)) or self._read(there, None, size)
         if isinstance(there, Blocks):
             return self._by_blocks(there, source, size)
+        return self._compare(there, source, size)
+
+    def _compare(self, there: Readable, source: Source, size: int) -> bool:
+        """Compare with the source in the way that moves the fewest bytes."""
         if _tells(there):
             near = None if _tells(source) else source
             return self._by_digests(near, [there] if near else [there, source], size)

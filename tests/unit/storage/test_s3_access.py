@@ -19,6 +19,7 @@ from unit.storage.webstores import bring, take
 from services.certificates import certificate
 from services.s3server import BUCKET, PrivateS3
 from wlm_tasks import plugins
+from wlm_tasks.config.loading import load
 from wlm_tasks.errors import (
     ConfigError,
     StepError,
@@ -254,3 +255,15 @@ def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
         plugins.storage_backend("s3://bucket/key")
     monkeypatch.undo()
     importlib.import_module("wlm_tasks.storage.s3")
+
+
+def test_settings_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "wlm.toml"
+    file.write_text(
+        '[storages.lab]\nurl = "s3://results/"\nendpoint = "https://s3.example.org"\n'
+        'region = "here-1"\ncredentials = "env:LAB"\nca_file = "/etc/ssl/lab.pem"\n'
+        '[storages.open]\nurl = "s3://open"\nanonymous = 1\n'
+    )
+    settings = load(file, environ={"HOME": str(tmp_path)})
+    for url in ("s3://results/x", "s3://open/x"):
+        assert isinstance(plugins.storage_backend(url, settings.storage(url)), S3Storage)
