@@ -52,7 +52,7 @@ else
 fi
 mv -fT -- "$new" "./$name" && sync -- . || exit 1
 touch -- "$kept.seal"
-echo taken
+echo "taken ${sealed%% *}"
 """
 )
 #: arguments: SCRATCH DIGEST MOST; MOST are the bytes that the cache may have
@@ -96,16 +96,17 @@ class SiteCache:
         """Where a file is in it."""
         return f"{digest[:2]}/{digest}"
 
-    def take(self, digest: str, size: int, workdir: str, path: str, mode: int | None) -> bool:
-        """Give an experiment the file, False if the cache has it not, or no longer as it was.
+    def take(self, digest: str, size: int, workdir: str, path: str, mode: int | None) -> int | None:
+        """Give an experiment the file and return its size in bytes.
 
-        `size` are the bytes it has. May raise what a `ComputeBackend` may, and
-        `StorageRefusedError`.
+        None if the cache has it not, or no longer as it was. `size` is what is known of it. May
+        raise what a `ComputeBackend` may, and `StorageRefusedError`.
         """
         bits = f"{0o644 if mode is None else mode & 0o777 | 0o600:o}"
         place = inside(workdir, self._scratch, path)
         words = [*place.arguments, digest, bits, "link" if self._link else ""]
-        return self._run(_TAKE, words, place.name, size).strip() == "taken"
+        word, _blank, taken = self._run(_TAKE, words, place.name, size).strip().partition(" ")
+        return int(taken) if word == "taken" else None
 
     def seal(self, digest: str) -> None:
         """Vouch for a file that has just been moved to the cache, and make room if need be."""

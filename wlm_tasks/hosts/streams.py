@@ -195,10 +195,10 @@ class Push(Stream):
             with translated(self._address, f"moving bytes of {self._about}"):
                 raise
 
-    def end(self) -> None:
-        """Send the end and wait for the script's; raises if it failed or did not get all."""
+    def end(self) -> bytes:
+        """Send the end and return what the script wrote; raises if it failed or did not get all."""
         self._settle()
-        self._over()
+        return self._over().out
 
 
 class Dialogue(Push):

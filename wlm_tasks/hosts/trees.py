@@ -13,6 +13,7 @@ from wlm_tasks.hosts.files import HostFiles
 from wlm_tasks.hosts.places import Place
 from wlm_tasks.hosts.streams import Pull, Push
 from wlm_tasks.hosts.treescripts import TREE_SCRIPTS
+from wlm_tasks.model import checksums
 from wlm_tasks.model.ends import Entry, Source, Target
 from wlm_tasks.model.paths import is_meant
 
@@ -103,21 +104,23 @@ class HostTreeTarget:
         """Have those that are there computed."""
         return _digests(self._files, self._directory, entries, "target")
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:
+    def unpack(
+        self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]
+    ) -> dict[str, str]:
         """Have them unpacked, verified and named there."""
         words = (word, *(entry.path for entry in entries))
         push = self._files.begin(Push, TREE_SCRIPTS["unpack"], self._directory, *words)
         try:
-            self._send(push, stream)
+            return checksums.read(self._send(push, stream))
         finally:
             push.close()
 
-    def _send(self, push: Push, stream: Iterator[bytes]) -> None:
+    def _send(self, push: Push, stream: Iterator[bytes]) -> bytes:
         for data in stream:
             with self._files.telling():
                 push.write(data)
         with self._files.telling():
-            push.end()
+            return push.end()
 
 
 def _entry(path: str, size: str, mode: str) -> Entry:

@@ -77,7 +77,7 @@ if [ "$found" != $# ] || ! cmp -s <(sort -- "$word") \
   exit 75
 fi
 find . -type f -perm /7000 -exec chmod a-s,a-t {} +
-rm -- "$word" && sync -f . || exit
+cat -- "$word" && rm -- "$word" && sync -f . || exit
 while IFS= read -r -d '' dir; do  # a directory comes before those in it
   if [ -L "$here/$dir" ]; then
     echo "$path/$dir: is a symbolic link, expected a directory" >&2

@@ -165,8 +165,10 @@ class TreeTarget(Protocol):
     def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Return the SHA-256 by path of those of these files that are there, of the same size."""
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:
-        """Take these files from a stream of `Tree.pack`, and no others.
+    def unpack(
+        self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]
+    ) -> dict[str, str]:
+        """Take these files from a stream of `Tree.pack`, and no others; return their SHA-256.
 
         Each gets its name when all are there, have the digests that the archive says, and are on
         the disk. Called only if it `unpacks`.

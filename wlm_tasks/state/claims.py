@@ -111,7 +111,8 @@ _OF_EXPERIMENT = (
     .where(steps.c.experiment_id == bindparam("b_experiment"))
     .order_by(steps.c.seq)
 )
-_RENEW = (
+#: prolongs the lease of a claim that is still held
+RENEW: Final = (
     update(steps)
     .where(
         steps.c.experiment_id == bindparam("b_experiment"),
@@ -273,14 +274,14 @@ class Claims:
         """Prolong leases. A claim that is no longer held gets its `lost` flag set."""
         with self._database.write() as connection:
             for claim in claims:
-                renewed = connection.execute(_RENEW, {**claim.key, "b_lease": lease_s}).rowcount
+                renewed = connection.execute(RENEW, {**claim.key, "b_lease": lease_s}).rowcount
                 if not renewed:
                     claim.lost.set()
 
     def progress(self, claim: Claim, progress: str, lease_s: float) -> None:
         """Save how far a step is, as JSON, and prolong its lease; nothing if the claim is lost."""
         with self._database.write() as connection:
-            connection.execute(_RENEW.values(progress=progress), {**claim.key, "b_lease": lease_s})
+            connection.execute(RENEW.values(progress=progress), {**claim.key, "b_lease": lease_s})
 
     def not_crashed(self, claim: Claim) -> None:
         """Take back one count of a crash: the former holder is alive, it only lost its channel."""

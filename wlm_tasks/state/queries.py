@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Row, Select, func, or_, select
+from sqlalchemy import Row, Select, and_, func, or_, select
 
 from wlm_tasks.errors import AmbiguousIdError, NotFoundError
+from wlm_tasks.model import checksums
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.database import Database
@@ -25,6 +26,7 @@ from wlm_tasks.state.schema import (
     jobs,
     steps,
     sweeps,
+    transfers,
 )
 from wlm_tasks.state.views import (
     AttemptView,
@@ -34,6 +36,7 @@ from wlm_tasks.state.views import (
     JobView,
     StepView,
     SweepView,
+    TransferView,
 )
 
 _COLUMNS = [
@@ -139,6 +142,35 @@ class Views:
                 .order_by(attempts.c.started_at, attempts.c.seq, attempts.c.epoch)
             )
             return [AttemptView(**row._asdict()) for row in rows]
+
+    def transfers(self, experiment_id: str) -> builtins.list[TransferView]:
+        """What the transfers of an experiment have brought, in order."""
+        statement = (
+            select(steps.c.name, transfers)
+            .join_from(
+                transfers,
+                steps,
+                and_(
+                    steps.c.experiment_id == transfers.c.experiment_id,
+                    steps.c.seq == transfers.c.seq,
+                ),
+            )
+            .where(transfers.c.experiment_id == experiment_id)
+            .order_by(transfers.c.seq, transfers.c.number)
+        )
+        with self._database.read() as connection:
+            return [
+                TransferView(
+                    step=StepName(row.name),
+                    number=row.number,
+                    files=row.files,
+                    bytes=row.bytes,
+                    sha256=row.sha256,
+                    digests=checksums.read(row.checksums.encode()) if row.checksums else None,
+                    at=row.at,
+                )
+                for row in connection.execute(statement)
+            ]
 
     def events(
         self, experiment_id: str | None = None, *, after: int = 0, limit: int = 1000

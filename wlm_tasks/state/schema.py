@@ -253,6 +253,20 @@ connections: Final = Table(
     Column("expires_at", Double, nullable=False),
 )
 
+#: What each transfer of an experiment brought, verified; that of its newest try.
+transfers: Final = Table(
+    "transfers",
+    metadata,
+    Column("experiment_id", String(16), ForeignKey("experiments.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # in the order of the spec
+    Column("files", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64)),  # of a file; of a directory that of `checksums`
+    Column("checksums", Text),  # of a directory: as sha256sum(1) writes them, sorted by path
+    Column("at", Double, nullable=False),
+)
+
 #: A view of the event log: each claim of a step and how it ended. The migrations define it.
 attempts: Final = table(
     "attempts",

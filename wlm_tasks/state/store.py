@@ -14,6 +14,7 @@ from wlm_tasks.state.polls import Polls
 from wlm_tasks.state.queries import Views
 from wlm_tasks.state.repair import Repair
 from wlm_tasks.state.sites import Sites
+from wlm_tasks.state.transfers import Transfers
 from wlm_tasks.state.upkeep import Upkeep
 
 
@@ -32,6 +33,7 @@ class Store:
         self.sites = Sites(self.database)  #: how sites stand
         self.connections = ConnectionLeases(self.database)  #: who speaks to sites
         self.cleaning = Cleaning(self.database)  #: directories after the end
+        self.transfers = Transfers(self.database)  #: what was staged
         self.repair = Repair(self.database)  #: what needs a person
         self.views = Views(self.database)  #: reading
 

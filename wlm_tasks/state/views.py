@@ -103,6 +103,21 @@ class AttemptView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransferView:
+    """What one transfer has brought, verified. Times are seconds since the epoch."""
+
+    step: StepName  #: STAGE_IN or STAGE_OUT
+    number: int  #: its place among the inputs or outputs of the experiment
+    files: int
+    bytes: int
+    #: of a file, None if neither end told it; of a directory that of its list of digests
+    sha256: str | None
+    #: of a directory: the digests of its files by their path below it, None if they are too many
+    digests: dict[str, str] | None
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EventView:
     """One line of the event log; `step` is None for events of the whole experiment."""
 

@@ -37,6 +37,8 @@ class TransferResult:
     done: int  #: bytes at the target, verified or in the part file
     moved: int  #: bytes this call moved
     sha256: str | None = None  #: digest of the whole file once complete
+    #: of a directory once complete: the digests of its files by their path below it
+    digests: Mapping[str, str] | None = None
 
 
 class StorageBackend(ABC):
@@ -119,6 +121,11 @@ class SingleFiles:
         """Tell nothing: each file is compared when its turn comes."""
         return {}
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:  # noqa: ARG002
+    def unpack(
+        self,
+        entries: Sequence[Entry],  # noqa: ARG002
+        word: str,  # noqa: ARG002
+        stream: Iterator[bytes],  # noqa: ARG002
+    ) -> dict[str, str]:
         """Refuse: nobody asks for that."""
         raise StorageRefusedError(f"{self._url}: takes no archives")

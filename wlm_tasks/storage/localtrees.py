@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any, Final, cast
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model import checksums
 from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
 from wlm_tasks.model.paths import PARTS, is_meant
-from wlm_tasks.storage import manifest
 from wlm_tasks.storage.beneath import open_source, target_directory, translated
 from wlm_tasks.storage.localfiles import FileTarget, file_source, own_umask
 from wlm_tasks.storage.locks import busy
@@ -119,7 +119,7 @@ class LocalTree:
                 _add(archive, f"./{entry.path}", data, entry.mode)
                 if written.size >= _PIECE:
                     yield written.take()
-            _add(archive, f"./{word}", manifest.write(digests), 0o600)
+            _add(archive, f"./{word}", checksums.write(digests), 0o600)
         yield written.take()
 
     def _read(self, entry: Entry) -> bytes:
@@ -193,7 +193,9 @@ class LocalTreeTarget:
                         found[entry.path] = hashlib.file_digest(file, "sha256").hexdigest()
         return found
 
-    def unpack(self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]) -> None:
+    def unpack(
+        self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]
+    ) -> dict[str, str]:
         """Take them from an archive."""
         with self._parts() as parts:
             arrived = _take(parts, {f"./{e.path}": e.size for e in entries}, word, stream)
@@ -204,8 +206,9 @@ class LocalTreeTarget:
                 _sync(parts)
                 umask = own_umask()
                 for entry in entries:
-                    self._name(parts, str(arrived[entry.path]), entry, umask)
+                    self._name(parts, str(arrived[entry.path][0]), entry, umask)
                 _sync(parts)
+        return {path: digest for path, (_number, digest) in arrived.items()}
 
     def _name(self, parts: int, part: str, entry: Entry, umask: int) -> None:
         with target_directory(self._root, self._within(entry.path)) as (dir_fd, name):
@@ -258,10 +261,9 @@ def _empty(fd: int) -> None:
 
 def _take(
     parts: int, wanted: Mapping[str, int], word: str, stream: Iterator[bytes]
-) -> dict[str, int]:
-    """Write an archive's files by number; returns the numbers by path of those verified."""
-    numbers: dict[str, int] = {}
-    digests: dict[str, str] = {}
+) -> dict[str, tuple[int, str]]:
+    """Write an archive's files by number; returns number and digest by path, all verified."""
+    arrived: dict[str, tuple[int, str]] = {}
     told = None
     try:
         with tarfile.open(mode="r|", fileobj=_Reading(stream), bufsize=64 * 1024) as archive:
@@ -274,18 +276,18 @@ def _take(
                     )
                 data = file.read()
                 if member.name == f"./{word}":
-                    told = manifest.read(data)
+                    told = checksums.read(data)
                     continue
                 path = member.name[2:]
-                numbers[path] = len(numbers)
-                digests[path] = hashlib.sha256(data).hexdigest()
-                _write(parts, str(numbers[path]), data)
+                number = len(arrived)
+                arrived[path] = number, hashlib.sha256(data).hexdigest()
+                _write(parts, str(number), data)
     except (tarfile.TarError, ValueError) as error:
         raise StorageUnavailableError(f"an archive cannot be read: {error}") from error
-    for path, digest in digests.items():
+    for path, (_number, digest) in arrived.items():
         if told is None or told.get(path) != digest:
             raise StorageUnavailableError(f"{path}: arrived with SHA-256 {digest}, not as told")
-    return numbers
+    return arrived
 
 
 def _write(dir_fd: int, name: str, data: bytes) -> None:

@@ -43,15 +43,18 @@ class _Move:
         self._entries = entries
         self._size = sum(entry.size for entry in entries)
         self._done = self._moved = 0
+        self._digests: dict[str, str] = {}
 
     def run(self) -> TransferResult:
         starts = range(0, len(self._entries), _ASKED)
         complete = all(self._group(self._entries[at : at + _ASKED]) for at in starts)
+        complete = complete and self._done == self._size
         return TransferResult(
-            complete=complete and self._done == self._size,
+            complete=complete,
             size=self._size,
             done=self._done,
             moved=self._moved,
+            digests=self._digests if complete else None,
         )
 
     def _group(self, entries: Sequence[Entry]) -> bool:
@@ -74,6 +77,7 @@ class _Move:
         mine = self._tree.digests([entry for entry in entries if entry.path in there])
         for entry in entries:
             if entry.path in there and there[entry.path] == mine.get(entry.path):
+                self._digests[entry.path] = there[entry.path]
                 self._add(entry.size, moved=False)
             else:
                 yield entry
@@ -86,7 +90,7 @@ class _Move:
             return all(self._one(entry) for entry in entries)
         word = f".wlm-{secrets.token_hex(8)}"
         with self._tree.pack(entries, word) as stream:
-            self._target.unpack(entries, word, self._paced(stream))
+            self._digests |= self._target.unpack(entries, word, self._paced(stream))
         self._add(sum(entry.size for entry in entries))
         return True
 
@@ -113,6 +117,8 @@ class _Move:
             result = move(source, target, control)
         self._moved += result.moved
         self._done += result.done
+        if result.sha256 is not None:
+            self._digests[entry.path] = result.sha256
         return result.complete
 
     def _add(self, size: int, *, moved: bool = True) -> None:

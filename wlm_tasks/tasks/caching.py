@@ -10,7 +10,7 @@ from wlm_tasks.errors import StorageBusyError
 from wlm_tasks.hosts.cache import SMALLEST, SiteCache
 from wlm_tasks.model.ends import Directory, Source
 from wlm_tasks.model.experiment import Transfer
-from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.prefix import Prefix
 from wlm_tasks.storage.transfer import move
 
@@ -27,12 +27,16 @@ class Cached:
         self._directory = directory
         self._workdir = workdir
 
-    def take(self, transfer: Transfer) -> bool:
-        """Take a file whose digest is known, without a look at its source."""
-        return transfer.sha256 is not None and self._take(transfer.sha256, transfer, None, 0)
+    def take(self, transfer: Transfer) -> TransferResult | None:
+        """Take a file whose digest is known, without a look at its source; None if it is not so."""
+        if transfer.sha256 is None:
+            return None
+        return self._take(transfer.sha256, transfer, None, 0)
 
-    def bring(self, source: Source, transfer: Transfer, control: TransferControl) -> bool | None:
-        """Bring a file; False if told to stop before the end, None if it is too small for that."""
+    def bring(
+        self, source: Source, transfer: Transfer, control: TransferControl
+    ) -> TransferResult | None:
+        """Bring a file, or as much as `control` allows; None if it is too small for that."""
         if source.size < SMALLEST:
             return None
         digest = transfer.sha256 or source.digest(source.size)
@@ -41,17 +45,22 @@ class Cached:
             prefix.run(source.size)
             prefix.keep()
             if prefix.stopped:
-                return False
+                return _stopped(source)
             digest = prefix.digest()
         assert digest is not None  # noqa: S101 - it was read
-        while not self._take(digest, transfer, source.mode, source.size):
+        while (taken := self._take(digest, transfer, source.mode, source.size)) is None:
             if control.should_stop() or not self._move(digest, source, control):
-                return False
+                return _stopped(source)
         control.progress(source.size, source.size)
-        return True
+        return taken
 
-    def _take(self, digest: str, transfer: Transfer, mode: int | None, size: int) -> bool:
-        return self._cache.take(digest, size, self._workdir, transfer.dest, mode)
+    def _take(
+        self, digest: str, transfer: Transfer, mode: int | None, size: int
+    ) -> TransferResult | None:
+        taken = self._cache.take(digest, size, self._workdir, transfer.dest, mode)
+        if taken is None:
+            return None
+        return TransferResult(complete=True, size=taken, done=taken, moved=0, sha256=digest)
 
     def _move(self, digest: str, source: Source, control: TransferControl) -> bool:
         """Bring it to the cache, or wait a moment if another does; False if told to stop."""
@@ -64,3 +73,7 @@ class Cached:
         if complete:
             self._cache.seal(digest)
         return complete
+
+
+def _stopped(source: Source) -> TransferResult:
+    return TransferResult(complete=False, size=source.size, done=0, moved=0)

@@ -12,7 +12,7 @@ from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.paths import is_directory, split_tree
 from wlm_tasks.plugins import storage_backend
-from wlm_tasks.storage.base import StorageBackend, TransferControl
+from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
 from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.transfer import move
 from wlm_tasks.storage.trees import move_tree
@@ -25,7 +25,7 @@ def _path(directory: str) -> str:
 
 
 class Mover:
-    """Moves single files of one experiment; returns False if told to stop before the end."""
+    """Moves what one transfer of an experiment means; returns None where nothing is to be moved."""
 
     def __init__(
         self,
@@ -40,26 +40,24 @@ class Mover:
         self._files = files
         self._workdir = workdir
 
-    def bring(self, transfer: Transfer, control: TransferControl) -> bool:
+    def bring(self, transfer: Transfer, control: TransferControl) -> TransferResult | None:
         """Move an input to the experiment's directory."""
         storage = self._storage(transfer.src)
         if storage.moves_nothing:
-            return True
+            return None
         if is_directory(transfer.dest):
             tree = storage.tree(*split_tree(transfer.src))
-            return move_tree(
-                tree, self._directory().tree_target(_path(transfer.dest)), control
-            ).complete
+            return move_tree(tree, self._directory().tree_target(_path(transfer.dest)), control)
         cached = self._cached(storage, transfer)
-        if cached is not None and cached.take(transfer):
-            return True
+        if cached is not None and (taken := cached.take(transfer)) is not None:
+            return taken
         with storage.source(transfer.src) as source:
             if cached is not None:
-                complete = cached.bring(source, transfer, control)
-                if complete is not None:
-                    return complete
+                taken = cached.bring(source, transfer, control)
+                if taken is not None:
+                    return taken
             with self._directory().target(transfer.dest, source.mode) as target:
-                return move(source, target, control).complete
+                return move(source, target, control)
 
     def _cached(self, storage: StorageBackend, transfer: Transfer) -> Cached | None:
         """Return how to bring a file by way of the cache, None if that makes no sense."""
@@ -70,20 +68,20 @@ class Mover:
         directory = self._place(self._cache.directory)
         return Cached(self._cache, directory, self._workdir)
 
-    def take(self, transfer: Transfer, control: TransferControl) -> bool:
+    def take(self, transfer: Transfer, control: TransferControl) -> TransferResult | None:
         """Move an output out of it."""
         storage = self._storage(transfer.dest)
         if storage.moves_nothing:
-            return True
+            return None
         if is_directory(transfer.dest):
             directory, pattern = split_tree(f"./{transfer.src}")
             tree = self._directory().tree(_path(directory), pattern)
-            return move_tree(tree, storage.tree_target(transfer.dest[:-1]), control).complete
+            return move_tree(tree, storage.tree_target(transfer.dest[:-1]), control)
         with (
             self._directory().source(transfer.src) as source,
             storage.target(transfer.dest, source.mode) as target,
         ):
-            return move(source, target, control).complete
+            return move(source, target, control)
 
     def _storage(self, url: str) -> StorageBackend:
         return storage_backend(url, self._settings.storage(url))

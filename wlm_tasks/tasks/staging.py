@@ -18,7 +18,7 @@ from wlm_tasks.config import StorageSettings
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.paths import is_url
 from wlm_tasks.runtime import Runtime
-from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.tasks.work import Crowded, Done, Outcome, Sliced, Work
 
 #: seconds between two saves of a transfer's progress
@@ -34,9 +34,12 @@ _RATE_OVER_S: Final = 10.0
 def transfer_all(
     work: Work,
     transfers: Sequence[Transfer],
-    move: Callable[[Transfer, TransferControl], bool],
+    move: Callable[[Transfer, TransferControl], TransferResult | None],
 ) -> Outcome:
-    """Move what is to be moved until the slice is over. Transfers before `file` are verified."""
+    """Move what is to be moved until the slice is over. Transfers before `file` are verified.
+
+    `move` returns None where there is nothing to move.
+    """
     for index in range(work.progress.get("file", 0), len(transfers)):
         note = _Note(work, index, len(transfers))
         with _place(work.runtime, transfers[index]) as place:
@@ -49,12 +52,22 @@ def transfer_all(
                 sha256=transfers[index].sha256,
                 bytes_per_s=place.rate,
             )
-            complete = move(transfers[index], control)
-        if not complete:
-            return Sliced(note.state())
+            result = move(transfers[index], control)
+        if result is not None:
+            if not result.complete:
+                return Sliced(note.state())
+            _write_down(work, index, result)
         if work.should_stop() and index + 1 < len(transfers):
             return Sliced(_Note(work, index + 1, len(transfers)).state())
     return Done()
+
+
+def _write_down(work: Work, index: int, result: TransferResult) -> None:
+    noted, lease_s = work.runtime.store.transfers, work.runtime.settings.steps.lease_s
+    if result.digests is None:
+        noted.note_file(work.claim, index, result.size, result.sha256, lease_s)
+    else:
+        noted.note_directory(work.claim, index, result.size, result.digests, lease_s)
 
 
 class _Place:

@@ -12,8 +12,8 @@ from unit.storage.places import Places, go
 from unit.storage.stores import MiB
 
 from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError, TransientError
+from wlm_tasks.model import checksums
 from wlm_tasks.model.ends import Entry
-from wlm_tasks.storage import manifest
 
 
 def archive(members: dict[str, tuple[bytes, int]]) -> list[bytes]:
@@ -29,7 +29,7 @@ def archive(members: dict[str, tuple[bytes, int]]) -> list[bytes]:
 
 WORD = ".wlm-word"
 A = Entry("a", 1, 0o644)
-TOLD = manifest.write({"a": hashlib.sha256(b"a").hexdigest()})
+TOLD = checksums.write({"a": hashlib.sha256(b"a").hexdigest()})
 
 
 @pytest.mark.parametrize(

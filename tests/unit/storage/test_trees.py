@@ -14,7 +14,8 @@ from unit.storage.stores import CONTROL, MiB, stop_after
 from unit.storage.test_contract import NAMES
 
 from wlm_tasks.errors import StorageRefusedError, StorageUnavailableError, TransientError, WlmError
-from wlm_tasks.storage import manifest, trees
+from wlm_tasks.model import checksums
+from wlm_tasks.storage import trees
 from wlm_tasks.storage.base import SingleFiles, TransferControl, TransferResult
 from wlm_tasks.storage.file import FileStorage
 from wlm_tasks.storage.trees import move_tree
@@ -177,13 +178,13 @@ def test_a_byte_that_turns_over_on_the_way(
     places: Places, there: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places.fill({"x": b"data" * 100})
-    whole = manifest.write
+    whole = checksums.write
 
     def other(digests: dict[str, str]) -> bytes:
         return whole(dict.fromkeys(digests, "f" * 64))
 
     with monkeypatch.context() as patched:
-        patched.setattr(manifest, "write", other)
+        patched.setattr(checksums, "write", other)
         with pytest.raises(TransientError, match="arrive"):
             go(places, "local", there)
     assert not (places.target / "x").exists()
@@ -232,8 +233,8 @@ def _remove(directory: Path) -> None:
 
 
 @given(st.dictionaries(NAMES, st.text("0123456789abcdef", min_size=64, max_size=64)))
-def test_manifest(digests: dict[str, str]) -> None:
-    assert manifest.read(manifest.write(digests)) == digests
+def test_checksums_as_text(digests: dict[str, str]) -> None:
+    assert checksums.read(checksums.write(digests)) == digests
 
 
 def test_a_file_that_is_replaced_is_never_missing(places: Places, there: str) -> None:

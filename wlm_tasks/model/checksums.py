@@ -1,4 +1,4 @@
-"""The digests that travel at the end of an archive, in the format of sha256sum(1).
+"""Digests of many files as text, in the format of sha256sum(1).
 
 A name with a backslash or a line break is escaped, and its line begins with a backslash.
 """
