@@ -186,6 +186,18 @@ def test_those_of_which_something_is_known_go_alone(site: SlurmSite) -> None:
     assert [site.runs(spec.ref) for spec in specs] == [1, 0, 0, 1]
 
 
+def test_a_member_left_out_is_not_taken_for_a_task_of_the_array(site: SlurmSite) -> None:
+    """That Slurm has the array says nothing of a member that was sent alone, and got lost."""
+    *taken, left_out = members(site, 3)
+    taken = known(taken, site.backend.submit_many(taken))
+    with pytest.raises(BackendUnavailableError):
+        site.another(shell=BrokenShell("intended")).submit(left_out)
+    with pytest.raises(JobUndecidedError):
+        site.backend.submit(left_out)
+    assert site.backend.find(left_out.ref) is None
+    wait_for_all(site, taken)
+
+
 @pytest.mark.parametrize(
     ("point", "there"),
     [

@@ -119,6 +119,8 @@ job_of_claim
 [[ ! $claimed =~ \"pid\":\ ?0, ]] || answer over
 if [ -e intent ]; then
   # an earlier call died, or lost its answer, after this: look, and do nothing else
+  read_line intent
+  [[ $line == *" $array $index" ]] || array= index=  # it was not sent in its array
   known_id
   : point looked
   read_line started  # after the list: who has left the list has claimed
