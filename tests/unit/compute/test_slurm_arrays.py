@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from wlm_tasks.compute.base import JobRef, JobSpec, Submitted
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState, Submitted
 from wlm_tasks.compute.slurm import arrays, words
 from wlm_tasks.compute.slurm.arrays import Answer, shorten
 from wlm_tasks.compute.slurm.backend import SlurmBackend
@@ -182,6 +183,19 @@ def test_what_bash_cannot_run_is_refused_for_itself() -> None:
     made = backend(shell).submit_many([bad, good, other])
     assert isinstance(made["t0"], JobRejectedError)
     assert made["t2"] == Submitted(native_id="7_2")
+
+
+def test_a_forgotten_array_is_ended_in_one_go() -> None:
+    missing = "place h b 1 m\n" + "".join(f"{n} directory\n{n} missing 30\n" for n in range(3))
+    nobody = '{"pid":0,"start":0,"boot":"b","host":"h","machine":"m","namespace":"1","epoch":5}'
+    ended = missing + "".join(f"{n} started {nobody}\n" for n in range(3))
+    shell = Scripted(
+        said(""), said(f"{missing}settle 3\n"), said("buried\n"), said(f"{ended}settle 3\n")
+    )
+    refs = [replace(spec.ref, native_id=f"7_{n}") for n, spec in enumerate(specs(3))]
+    found = backend(shell).status(refs)
+    assert {status.state for status in found.values()} == {JobState.LOST}
+    assert list(shell.asked[2][1]) == [ref.attempt_dir for ref in refs]
 
 
 def test_words_about_arrays() -> None:

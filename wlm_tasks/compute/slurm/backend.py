@@ -310,14 +310,13 @@ class SlurmBackend(ComputeBackend):
     def _look_closer(self, unsettled: Sequence[Listed]) -> dict[str, JobStatus]:
         """Judge by files and accounting, in one script for all."""
         found = self._traces(unsettled)
-        result = {}
-        for ref, row in unsettled:
-            traces = found[ref.token]
-            if is_forgotten(ref, row, traces):
-                self._run(scripts.BURY, [ref.attempt_dir], about=ref.attempt_dir)
-                traces = self._traces([(ref, row)])[ref.token]
-            result[ref.token] = judge(ref, row, traces)
-        return result
+        buried = [ref for ref, row in unsettled if is_forgotten(ref, row, found[ref.token])]
+        if buried:
+            # of an array that waited many at once
+            places = [ref.attempt_dir for ref in buried]
+            self._run(scripts.BURY, places, about=self._files.scratch)
+            found |= self._traces([(ref, None) for ref in buried])
+        return {ref.token: judge(ref, row, found[ref.token]) for ref, row in unsettled}
 
     def _traces(self, jobs: Sequence[Listed]) -> dict[str, Traces]:
         look = SecondLook.at(jobs)

@@ -226,13 +226,14 @@ exit 0
 """
 )
 
-#: ends for certain what never began; arguments: ATTEMPT
+#: ends for certain what never began; arguments: ATTEMPT...
 BURY: Final = (
     COMMON
     + r"""
-cd -- "$1" || exit
-lock
-take_claim
+for attempt; do
+  # whoever has the lock is at work on it; and what is wrong with one is left to it
+  (cd -- "$attempt" && exec 9>> lock && flock -n 9 && take_claim)
+done
 answer buried
 """
 )
