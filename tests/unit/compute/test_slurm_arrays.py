@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from wlm_tasks.compute.base import JobRef, JobSpec, JobState, Submitted
-from wlm_tasks.compute.slurm import arrays, words
+from wlm_tasks.compute.remote import LIBRARY
+from wlm_tasks.compute.slurm import arrays, scripts, words
 from wlm_tasks.compute.slurm.arrays import Answer, shorten
 from wlm_tasks.compute.slurm.backend import SlurmBackend
 from wlm_tasks.compute.slurm.options import array_options
@@ -20,7 +23,7 @@ from wlm_tasks.errors import (
     JobUndecidedError,
     SiteUnreachableError,
 )
-from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, Ran, Shell
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran, Shell
 from wlm_tasks.model.arrays import InArray, array_name, in_array
 from wlm_tasks.model.experiment import Resources
 
@@ -196,6 +199,19 @@ def test_a_forgotten_array_is_ended_in_one_go() -> None:
     found = backend(shell).status(refs)
     assert {status.state for status in found.values()} == {JobState.LOST}
     assert list(shell.asked[2][1]) == [ref.attempt_dir for ref in refs]
+
+
+def test_what_cannot_be_ended_holds_up_nothing_else(tmp_path: Path) -> None:
+    good, busy = tmp_path / "good", tmp_path / "busy"
+    for attempt in (good, busy):
+        attempt.mkdir()
+    with (busy / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        places = [str(tmp_path / "gone"), str(busy), str(good)]
+        ran = LocalShell().run(LIBRARY + scripts.BURY, places)
+    assert (ran.code, ran.out) == (0, b"buried\n")
+    assert '"pid":0' in (good / "started").read_text()
+    assert not (busy / "started").exists()
 
 
 def test_words_about_arrays() -> None:
