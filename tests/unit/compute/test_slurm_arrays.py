@@ -21,6 +21,7 @@ from wlm_tasks.errors import (
     ConfigError,
     JobRejectedError,
     JobUndecidedError,
+    SiteOverloadedError,
     SiteUnreachableError,
 )
 from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran, Shell
@@ -162,6 +163,22 @@ def test_without_arrays_one_by_one_from_then_on() -> None:
     made = site.submit_many(specs(2))
     assert made == {"t0": Submitted(native_id="5"), "t1": Submitted(native_id="6")}
     assert site.batch == 1
+
+
+def test_where_there_is_no_room_for_all_some_go() -> None:
+    refused = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed"
+    shell = Scripted(
+        said("failed sbatch\n", refused),
+        said("withdrawn\n"),
+        said("known 5\n"),
+        said("failed sbatch\n", refused),
+        said("withdrawn\n"),
+    )
+    site = backend(shell)
+    made = site.submit_many(specs(3))
+    assert made["t0"] == Submitted(native_id="5")
+    assert {type(made[token]) for token in ("t1", "t2")} == {SiteOverloadedError}
+    assert site.batch == 100
 
 
 def test_a_site_that_does_not_answer_is_not_asked_for_each() -> None:

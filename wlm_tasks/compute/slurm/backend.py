@@ -41,6 +41,7 @@ from wlm_tasks.errors import (
     JobCancelledError,
     JobRejectedError,
     JobUndecidedError,
+    SiteOverloadedError,
     StepError,
     WlmError,
 )
@@ -200,9 +201,9 @@ class SlurmBackend(ComputeBackend):
         if end != "failed":
             raise self._problem(ran, specs[0].ref)
         error = self._refused(ran, word, taken)
-        if words.is_about_arrays(error):
-            self._no_arrays = True
-            return {}
+        self._no_arrays = self._no_arrays or words.is_about_arrays(error)
+        if self._no_arrays or isinstance(error, SiteOverloadedError):
+            return {}  # alone they may be taken, or some of them
         return {ref.token: error for ref in taken}
 
     def _refused(self, ran: Ran, word: str, refs: Sequence[JobRef]) -> StepError:
