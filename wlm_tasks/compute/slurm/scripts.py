@@ -296,6 +296,11 @@ signalled() {  # OPTION...: what was listed, else by the name; without either al
 }
 stop() {  # the job's own signal first, once, and after the grace whatever ends it
   local since now
+  if [ -s exit.json ]; then
+    # it ends by itself, and sooner than if Slurm were to end it now
+    : > look && now=$(stat -c %Y look) && since=$(stat -c %Y exit.json) || exit 1
+    ((now < since || now - since > 5)) || return 0
+  fi
   if [ -n "$began" ] && [ ! -e exit.json ] && [ "$signal" != KILL ]; then
     : > look && now=$(stat -c %Y look) || exit 1
     read_line asked
