@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from wlm_tasks.errors import ConfigError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 COMPUTE: Final = "wlm_tasks.compute"
 STORAGE: Final = "wlm_tasks.storage"
+#: has what opens URLs of schemes that none of the entry points has
+_ANY_STORAGE: Final = "wlm_tasks.storage.any_fsspec"
 
 
 def compute_backend(
@@ -35,11 +39,14 @@ def compute_backend(
 def storage_backend(url: str, settings: StorageSettings | None = None) -> StorageBackend:
     """Make the backend for the URL's scheme; raises `ConfigError` for an unknown one.
 
-    `settings` are those that hold for the URL, if there are any.
+    Schemes that no entry point has are those of fsspec, if that is installed. `settings` are those
+    that hold for the URL, if there are any.
     """
     # nothing but the scheme is shown: a URL may hold a password
     scheme, colon, _rest = url.partition(":")
-    backend: StorageBackend = _load(STORAGE, scheme.lower() if colon else "", "URL's scheme")(
+    scheme = scheme.lower() if colon else ""
+    make = _any_storage(scheme) or _load(STORAGE, scheme, "URL's scheme", _more_storages())
+    backend: StorageBackend = make(
         name=settings.name if settings else "", options=settings.options if settings else {}
     )
     return backend
@@ -50,11 +57,25 @@ def known(group: str) -> list[str]:
     return sorted(_found(group))
 
 
-def _load(group: str, name: str, field: str) -> Any:
+def _any_storage(scheme: str) -> Any:
+    """Return the backend for a scheme of fsspec's, None for one of ours and for others."""
+    ours = _found(STORAGE)
+    if not ours or scheme in ours or find_spec("fsspec") is None:
+        return None
+    return import_module(_ANY_STORAGE).storage_of(scheme)
+
+
+def _more_storages() -> str:
+    if find_spec("fsspec") is None:
+        return "; for others: pip install 'wlm_tasks[fsspec]'"
+    return ", or a remote one of fsspec"
+
+
+def _load(group: str, name: str, field: str, more: str = "") -> Any:
     found = _found(group)
     if name not in found:
         names = ", ".join(sorted(found)) or "none: is wlm_tasks installed?"
-        raise ConfigError(f"{field}: got {name[:60]!r}, expected one of: {names}")
+        raise ConfigError(f"{field}: got {name[:60]!r}, expected one of: {names}{more}")
     try:
         return found[name].load()
     except (ImportError, AttributeError) as error:

@@ -196,6 +196,9 @@ STORAGE_OPTIONS: Final[dict[str, Check]] = {
     "credentials": _reference,
     "token": _reference,
     "ca_file": _file,
+    "endpoint": site_url,
+    "region": _word,
+    "anonymous": whole(0, 1),
 }
 _SSH_FILES: Final = ("user", "port", "key_file", "known_hosts", "proxy_jump")
 #: which of them the schemes of this package have; those of others may have all
@@ -207,6 +210,7 @@ _OF_SCHEME: Final[dict[str, tuple[str, ...]]] = {
     "https": ("credentials", "token", "ca_file"),
     "ftp": ("credentials", "ca_file"),
     "ftps": ("credentials", "ca_file"),
+    "s3": ("endpoint", "region", "credentials", "ca_file", "anonymous"),
 }
 
 

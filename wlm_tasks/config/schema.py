@@ -23,7 +23,7 @@ from wlm_tasks.model.checks import flag
 Way: TypeAlias = tuple[str, ...]
 
 #: options that are numbers
-_NUMBERS: Final = frozenset({"port", "memory_mb", "disk_mb", "array_size"})
+_NUMBERS: Final = frozenset({"port", "memory_mb", "disk_mb", "array_size", "anonymous"})
 
 
 def _reader(option: str, check: object) -> Callable[[str], object]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Readable(Protocol):
@@ -63,6 +63,19 @@ class Part(Readable, Protocol):
 
     def discard(self) -> None:
         """Remove what has arrived."""
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """What a part has beside that if it is kept in blocks, which can only be compared.
+
+    Such a part is never read. What a transfer leaves of it ends where a block ends.
+    """
+
+    block: int  #: bytes of each, except for the last one of the file
+
+    def holds(self, offset: int, data: bytes) -> bool:
+        """Return whether the block that begins there, which is there, is `data`."""
 
 
 class Target(Protocol):

@@ -27,14 +27,20 @@ class Access:
     """
 
     def __init__(
-        self, name: str, options: Mapping[str, object], known: tuple[str, ...], kind: str
+        self,
+        name: str,
+        options: Mapping[str, object],
+        known: tuple[str, ...],
+        kind: str,
+        pair: str = "USER:PASSWORD",
     ) -> None:
+        """Check `options`; `pair` is what to call what ``credentials`` lead to."""
         self._name = name
         for key, value in options.items():
             if key not in known:
                 expected = f"no such setting for {kind} {suggest(key, known)}"
                 raise ConfigError(problem(f"storages.{name}.{key}", value, expected))
-        self._credentials = self._secret(options, "credentials", "USER:PASSWORD", _credentials)
+        self._credentials = self._secret(options, "credentials", pair, _credentials)
         self._token = self._secret(options, "token", "a bearer token", _bearer)
         if self._credentials is not None and self._token is not None:
             raise ConfigError(

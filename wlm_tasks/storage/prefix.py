@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Hashable
 from typing import Final
 
-from wlm_tasks.model.ends import Readable, Source
+from wlm_tasks.model.ends import Blocks, Readable, Source
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.checkpoints import Checkpoint, Checkpoints, Digest
 
@@ -26,7 +26,12 @@ class Prefix:
         self._source = source
         self._there = there
         self._control = control
-        self._at = _CHECKPOINTS.find(self._key()) or Checkpoint(hashlib.sha256())
+        found = _CHECKPOINTS.find(self._key())
+        if found is None or found.done > there.size:
+            found = Checkpoint(hashlib.sha256())
+        self._at = found
+        self._block = there.block if isinstance(there, Blocks) else None
+        self._whole = self._at.copy()  #: how it was where a block ended
 
     @property
     def done(self) -> int:
@@ -41,7 +46,12 @@ class Prefix:
         return self._source and self._source.identity(), self._there.identity()
 
     def keep(self) -> None:
-        """Let a later slice begin here, if nothing has touched the files by then."""
+        """Let a later slice begin here, if nothing has touched the files by then.
+
+        With blocks it begins, and this one ends, where the last whole one does.
+        """
+        if self._block:
+            self._at = self._whole.copy()
         _CHECKPOINTS.keep(self._key(), self._at)
 
     def add(self, data: bytes) -> None:
@@ -55,6 +65,12 @@ class Prefix:
             self._at.digest.update(data)
         self._at.done += len(data)
         self._at.differs = False
+        if self._block and self.done % self._block == 0:
+            self._whole = self._at.copy()
+
+    def room(self, chunk: int) -> int:
+        """Return how many bytes may be added at once: those of one chunk and of one block."""
+        return min(chunk, self._block - self.done % self._block) if self._block else chunk
 
     def run(self, size: int) -> bool:
         """Return whether the first `size` bytes are equal; False also when stopped.
@@ -68,6 +84,12 @@ class Prefix:
             return True
         if source is None:
             return (_tells(there) and self._skip(size)) or self._read(there, None, size)
+        if isinstance(there, Blocks):
+            return self._by_blocks(there, source, size)
+        return self._compare(there, source, size)
+
+    def _compare(self, there: Readable, source: Source, size: int) -> bool:
+        """Compare with the source in the way that moves the fewest bytes."""
         if _tells(there):
             near = None if _tells(source) else source
             return self._by_digests(near, [there] if near else [there, source], size)
@@ -92,6 +114,19 @@ class Prefix:
             if not self._at.differs:
                 self._take_in(data)
                 self._at.mark(CHUNK)
+                self._control.progress(self.done, size)
+        return not self._at.differs
+
+    def _by_blocks(self, there: Blocks, source: Source, size: int) -> bool:
+        """Read the source up to `size` and have it compared block by block."""
+        while self.done < size and not self._at.differs:
+            if self._control.should_stop():
+                self.stopped = True
+                return False
+            data = _bytes_of(source, self.done, min(there.block, size - self.done))
+            self._at.differs = not there.holds(self.done, data)
+            if not self._at.differs:
+                self.add(data)
                 self._control.progress(self.done, size)
         return not self._at.differs
 
@@ -145,6 +180,14 @@ class Prefix:
 def _tells(end: Readable) -> bool:
     """Whether an end tells digests: that of no bytes costs nothing."""
     return end.digest(0) is not None
+
+
+def _bytes_of(source: Source, offset: int, length: int) -> bytes:
+    """Return all bytes there, fewer only at the end."""
+    data = bytearray()
+    while len(data) < length and (found := source.read_at(offset + len(data), length - len(data))):
+        data += found
+    return bytes(data)
 
 
 def _is_there(source: Source | None, offset: int, data: bytes) -> bool:

@@ -108,7 +108,9 @@ class _Move:
         while prefix.done < size:
             if control.should_stop():
                 return True
-            data = self._source.read_at(prefix.done, min(pace.chunk, size - prefix.done))
+            data = self._source.read_at(
+                prefix.done, min(prefix.room(pace.chunk), size - prefix.done)
+            )
             if not data:
                 break
             self._part.write_at(prefix.done, data)

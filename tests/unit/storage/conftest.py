@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unit.storage.objectstores import AnyStore, S3Store
 from unit.storage.places import KINDS as PLACES
 from unit.storage.places import Places
 from unit.storage.stores import (
@@ -13,6 +15,7 @@ from unit.storage.stores import (
     FileStore,
     Get,
     MemTestStore,
+    MiB,
     Put,
     ScpStore,
     Store,
@@ -22,9 +25,10 @@ from unit.storage.webstores import FtpStore, HttpStore
 
 from services import require_service
 from services.ftpserver import PrivateFtp
+from services.s3server import PrivateS3
 from services.sshd import PrivateSshd
 from services.webserver import Faults, WebServer
-from wlm_tasks.storage import ftpclient, webclient, webput
+from wlm_tasks.storage import any_fsspec, ftpclient, s3target, webclient, webput
 
 
 @pytest.fixture
@@ -76,7 +80,40 @@ def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
     return FtpStore(tmp_path, ftpserver)
 
 
-KINDS = ["files", "mem", "far", "scp", "http", "ftp"]
+@pytest.fixture(scope="session")
+def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateS3]:
+    require_service("moto", PrivateS3.available())
+    with PrivateS3(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(tmp_path: Path, s3server: PrivateS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    """A store whose bucket is new, in parts of 1 MiB."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("S3_TESTS", "me:hunter2")
+    monkeypatch.setattr(s3target, "PART", MiB)
+    store = S3Store(
+        tmp_path, s3server, {"endpoint": s3server.endpoint, "credentials": "env:S3_TESTS"}
+    )
+    store.reset()
+    s3server.faults()
+    yield store
+    s3server.faults()
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
+    """A store of fsspec's, of a scheme that is refused outside tests."""
+    monkeypatch.setattr(any_fsspec, "REMOTE", any_fsspec.REMOTE | {"memory"})
+    monkeypatch.setattr(any_fsspec.FsspecStorage, "schemes", any_fsspec.REMOTE)
+    return AnyStore(tmp_path)
+
+
+KINDS = ["files", "mem", "far", "scp", "http", "ftp", "s3", "memory"]
 WAYS = {"get": Get, "put": Put}
 
 
@@ -99,11 +136,17 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture(
-    params=[(way, kind) for way in WAYS for kind in KINDS if (way, kind) != ("put", "http")],
+    params=[
+        (way, kind)
+        for way in WAYS
+        for kind in KINDS
+        if way == "get" or kind not in {"http", "memory"}
+    ],
     ids="-".join,
 )
 def resuming(request: pytest.FixtureRequest) -> Way:
-    """Those where an early end keeps what was moved: what is PUT to a server begins anew."""
+    """Those where an early end keeps what was moved: what is PUT to a server begins anew,
+    so does what goes by way of fsspec."""
     way, kind = request.param
     made = WAYS[way](request.getfixturevalue(kind))
     assert made.resumes

@@ -80,6 +80,8 @@ class Store(ABC):
     resumes = True
     #: whether a file of the far side can be cut off
     cuts = True
+    #: what is kept of a file that is not whole is a multiple of so many bytes
+    block = 1
     #: characters that names of the far side cannot have
     no_names = ""
 
@@ -224,6 +226,11 @@ class Way(ABC):
         """Whether a part can be cut off."""
         return True
 
+    @property
+    def block(self) -> int:
+        """What is kept of a file that is not whole is a multiple of so many bytes."""
+        return 1
+
     @abstractmethod
     def go(self, control: TransferControl | None = None) -> TransferResult:
         """Make the transfer."""
@@ -301,6 +308,10 @@ class Put(Way):
     @property
     def cuts(self) -> bool:
         return self.store.cuts
+
+    @property
+    def block(self) -> int:
+        return self.store.block
 
     def go(self, control: TransferControl | None = None) -> TransferResult:
         url = self.store.url("far.dat")

@@ -145,6 +145,8 @@ def test_a_stop_before_the_first_chunk(way: Way) -> None:
 def test_only_the_right_bytes_of_a_part_are_kept(resuming: Way, part: bytes, kept: int) -> None:
     if len(part) > len(DATA) and not resuming.cuts:
         kept = 0
+    if part != DATA:
+        kept -= kept % resuming.block
     resuming.source(DATA)
     resuming.write_part(part)
     assert resuming.go() == done(DATA, len(DATA) - kept)
@@ -216,7 +218,8 @@ def test_a_slow_transfer_stops_soon(way: Way) -> None:
     result = way.go(TransferControl(bytes_per_s=1000.0, should_stop=lambda: time.monotonic() > end))
     assert time.monotonic() - end < 2
     assert not result.complete
-    assert 0 < result.done < MiB
+    assert result.done < MiB
+    assert result.done or way.block > 1
 
 
 def test_no_such_source(store: Store) -> None:
