@@ -219,7 +219,7 @@ def test_killed_at_a_point_each_runs_once(
     try:
         with pytest.raises(BackendUnavailableError):
             site.another(shell=BrokenShell(point)).submit_many(specs)
-        ids = [submit_until_decided(site, spec) for spec in specs]
+        ids = submit_until_decided(site, specs)
     finally:
         site.slurm.command("scontrol", "update", "PartitionName=debug", "State=UP")
     bases = {native_id.partition("_")[0] for native_id in ids}
@@ -231,17 +231,18 @@ def test_killed_at_a_point_each_runs_once(
     assert site.slurm.jobs(array_of(specs)) == [] or there
 
 
-def submit_until_decided(site: SlurmSite, spec: JobSpec) -> str:
-    """As a step does: again after a pause, as long as it is open whether it was submitted."""
-    ids: list[str] = []
+def submit_until_decided(site: SlurmSite, specs: Sequence[JobSpec]) -> list[str]:
+    """As steps do: again after a pause, as long as it is open whether they were submitted."""
+    ids: dict[str, str] = {}
 
     def decided() -> bool:
-        with suppress(JobUndecidedError):
-            ids.append(site.backend.submit(spec).native_id)
-        return bool(ids)
+        for spec in [spec for spec in specs if spec.ref.token not in ids]:
+            with suppress(JobUndecidedError):
+                ids[spec.ref.token] = site.backend.submit(spec).native_id
+        return len(ids) == len(specs)
 
-    wait_for(decided, 60.0, "that it is decided", 0.3)
-    return ids[0]
+    wait_for(decided, 60.0, "that all is decided", 0.3)
+    return [ids[spec.ref.token] for spec in specs]
 
 
 def test_slurm_without_arrays_gets_the_jobs_one_by_one(make_site: MakeSite) -> None:
