@@ -237,7 +237,8 @@ class PrivateSlurm(Service):
             "SlurmdLogFile": base / "log" / "%n.log",
             "SlurmdSpoolDir": base / "spool" / "%n",
             # neither cgroups nor anything that listens beyond loopback
-            "ProctrackType": "proctrack/pgid",
+            # with that of process groups the end of a job by scancel takes 3 s
+            "ProctrackType": "proctrack/linuxproc",
             "TaskPlugin": "task/none",
             "JobAcctGatherType": "jobacct_gather/none",
             "MpiDefault": "none",

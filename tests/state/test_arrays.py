@@ -14,6 +14,7 @@ from wlm_tasks.errors import (
     FencedError,
     JobRejectedError,
     JobUndecidedError,
+    ServiceError,
     SiteUnreachableError,
 )
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
@@ -21,6 +22,7 @@ from wlm_tasks.state.arrays import Company, Member
 from wlm_tasks.state.claims import Claim, Leave
 from wlm_tasks.state.intents import Held
 from wlm_tasks.state.politeness import NO_LIMIT, SiteLimits
+from wlm_tasks.tasks import patience, submitting
 
 
 def company(most: int = 100, limits: SiteLimits = NO_LIMIT, **how: Any) -> Company:
@@ -314,6 +316,51 @@ def test_a_member_taken_over_meanwhile_does_no_harm(rig: Rig) -> None:
     assert rig.world.job_states(ids[1]) == [JobRecord.INTENT]
     rig.duties.cancel()
     assert [rig.world.job_states(one) for one in (ids[0], ids[2])] == [[JobRecord.PENDING]] * 2
+
+
+class Clock:
+    """Stands still but for who sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_database_that_is_away_is_waited_for_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    ids = sweep(rig, 8)
+    rig.work()
+    if not taken:
+        rig.fake.fail("submit_many", JobUndecidedError("who knows"))
+    clock, store = Clock(), rig.world.store
+
+    def away(*_args: Any, **_more: Any) -> None:
+        raise ServiceError("the database is away")
+
+    with monkeypatch.context() as patch:
+        for module in (patience, submitting):
+            patch.setattr(module, "time", clock)
+        patch.setattr(store.jobs, "submitted", away)
+        patch.setattr(store.claims, "back_off", away)
+        rig.duties.dispatch()
+        with pytest.raises(ServiceError):
+            rig.engine.work(ids[0], SUBMIT, holder())
+    # for what was claimed along, and for the step that took them along
+    assert clock.now <= 2 * rig.app.settings.steps.slice_s
+    # and when the leases have run out each is looked for
+    rig.world.sql("UPDATE steps SET lease_until = 0 WHERE lease_until IS NOT NULL")
+    rig.duties.expire()
+    rig.work()
+    rig.poll()
+    assert {rig.world.state(one) for one in ids} == {ExperimentState.DONE}
+    assert len(rig.fake.jobs) == 8
 
 
 def test_staging_before_is_waited_for(world: World) -> None:

@@ -226,9 +226,11 @@ run() {
   wlm_payload=$!
   set +m
   [ -z "$wlm_stopped_by" ] || [ -n "$wlm_patience" ] || pass_on "$wlm_stopped_by"
-  while wait "$wlm_payload"; kill -0 "$wlm_payload" 2> /dev/null; do :; done
+  local again
+  while wait "$wlm_payload"; wlm_code=$?; kill -0 "$wlm_payload" 2> /dev/null; do :; done
   wait "$wlm_payload"  # again: the first may have been cut short by a signal to this shell
-  wlm_code=$?
+  again=$?
+  [ "$again" -lt 0 ] || wlm_code=$again  # -1: bash has forgotten it, as it may after a signal
   wlm_payload=  # from now on nothing is passed on: its number may be another's
   uptime_cs
   [ -z "$wlm_patience" ] || kill -KILL "$wlm_patience" 2> /dev/null

@@ -181,8 +181,7 @@ class Engine:
             _log.exception("%s: step %s broke", claim.experiment_id, claim.name)
             outcome = PermanentError(f"unexpected {type(error).__name__}: {error}")
         if isinstance(outcome, Several):
-            for other, of_other in outcome.others:
-                self._settle(other, of_other)
+            self._settle(outcome)
             outcome = outcome.own
         return self._heard(work, outcome)
 
@@ -199,15 +198,24 @@ class Engine:
             self._patiently(lambda: self._gate.passed(site, claim))
         return outcome
 
-    def _settle(self, work: Work, outcome: Outcome | WlmError) -> None:
-        """Record the outcome of a step that was claimed along with another."""
-        try:
-            result = self._heard(work, outcome)
-            self._patiently(lambda: self._record(work, result))
-        except FencedError:
-            self._fenced(work.claim)
-        except ServiceError as error:  # its lease runs out, and it is looked for
-            _log.warning("%s: not recorded: %s", work.claim.experiment_id, error)
+    def _settle(self, several: Several) -> None:
+        """Record the outcomes of steps that were claimed along with another.
+
+        What is not recorded is looked for when its lease has run out. So it is with the rest if
+        the database stays away: nobody waits for it once for each.
+        """
+        for work, outcome in several.others:
+            if isinstance(outcome, ServiceError):  # has been waited for
+                _log.warning("%s: not recorded: %s", work.claim.experiment_id, outcome)
+                continue
+            try:
+                result = self._heard(work, outcome)
+                self._patiently(partial(self._record, work, result))
+            except FencedError:
+                self._fenced(work.claim)
+            except ServiceError as error:
+                _log.warning("%s and after: not recorded: %s", work.claim.experiment_id, error)
+                return
 
     def _record(self, work: Work, outcome: _Result) -> NextStep | Claim | None:
         claim = work.claim

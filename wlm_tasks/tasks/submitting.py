@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -94,8 +95,10 @@ def _submit_all(works: Sequence[Work], members: Sequence[Member]) -> Several:
         for other in works[1:]:
             held.enter_context(own.beside(other.claim))
         answers = _ask(own, specs)
+        # for all of them, not for each: were the database away, they would be held for hours
+        until = time.monotonic() + own.runtime.settings.steps.slice_s
         outcomes = [
-            _outcome(one, intent, answers[intent.token])
+            _outcome(one, intent, answers[intent.token], until)
             for one, intent in zip(works, intents, strict=True)
         ]
     return Several(outcomes[0], list(zip(works[1:], outcomes[1:], strict=True)))
@@ -108,10 +111,12 @@ def _ask(work: Work, specs: Sequence[JobSpec]) -> dict[str, Submitted | WlmError
         return dict.fromkeys((spec.ref.token for spec in specs), error)
 
 
-def _outcome(work: Work, intent: Intent, answer: Submitted | WlmError) -> Outcome | WlmError:
+def _outcome(
+    work: Work, intent: Intent, answer: Submitted | WlmError, until: float
+) -> Outcome | WlmError:
     """Write down what the site said of one job. How it stands by now the next poll tells."""
     books, claim = work.runtime.store.jobs, work.claim
-    patience_s = work.runtime.settings.steps.slice_s
+    patience_s = until - time.monotonic()
     try:
         if isinstance(answer, Submitted):
             native_id = answer.native_id

@@ -38,7 +38,6 @@ def site(
 
 #: settings with which slurmstepd itself kills a job that uses too much memory, without cgroups
 KILLS_FOR_MEMORY = {
-    "ProctrackType": "proctrack/linuxproc",
     "JobAcctGatherType": "jobacct_gather/linux",
     "JobAcctGatherFrequency": 1,
     "JobAcctGatherParams": "OverMemoryKill",

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from integration.slurm.conftest import MakeSite
+from integration.slurm.test_arrays import members
 from unit.compute.slurm_site import BrokenShell, SlurmSite
 
 from services.processes import wait_for
 from services.slurm import ACCOUNT
 from wlm_tasks.compute import processes
-from wlm_tasks.compute.base import JobSpec, JobState
+from wlm_tasks.compute.base import JobSpec, JobState, Submitted
 from wlm_tasks.errors import BackendUnavailableError, JobRejectedError, SiteOverloadedError
 
 ENDLESS = "while :; do sleep 0.1; done"
@@ -135,3 +136,12 @@ def test_a_limit_of_the_account_is_no_fault_of_the_job(site: SlurmSite) -> None:
     site.backend.submit(second)
     site.wait_state(second.ref, JobState.SUCCEEDED)
     assert site.runs(second.ref) == 1
+    # an array is refused as a whole; of its members there is room for one
+    site.slurm.command(*limit, "MaxSubmitJobs=2")
+    specs = members(site, 3, ENDLESS)
+    answers = site.backend.submit_many(specs)
+    assert [type(answers[spec.ref.token]) for spec in specs] == [
+        Submitted,
+        SiteOverloadedError,
+        SiteOverloadedError,
+    ]

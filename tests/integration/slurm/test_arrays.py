@@ -12,7 +12,7 @@ from integration.slurm.conftest import MakeSite
 from unit.compute.slurm_site import BrokenShell, SlurmSite
 
 from services.processes import wait_for
-from wlm_tasks.compute.base import ENDED, JobSpec, JobState, Submitted
+from wlm_tasks.compute.base import ENDED, JobSpec, JobState, SiteLoad, Submitted
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobCancelledError,
@@ -99,16 +99,15 @@ def test_fifty_jobs_by_one_call(site: SlurmSite) -> None:
 
 
 def test_what_a_member_waits_for_is_told(site: SlurmSite) -> None:
+    site.slurm.drop_jobs()  # what another test has left is counted, too
     specs = members(site, 5, "sleep 60")
     specs = known(specs, site.backend.submit_many(specs))
     for spec in specs:
         site.wait_state(spec.ref, JobState.RUNNING, 30)
     assert site.backend.find(specs[3].ref) == specs[3].ref.native_id
-    load = site.backend.load()
-    assert load is not None
-    assert (load.foreign, load.running) == (0, 5)
-    for spec in specs:
-        assert site.backend.cancel(spec.ref)
+    refs = [spec.ref for spec in specs]
+    assert {status.state for status in site.backend.status(refs).values()} == {JobState.RUNNING}
+    assert site.backend.load() == SiteLoad(queued=0, running=5, foreign=0)
 
 
 def test_a_cancel_of_one_leaves_the_others(site: SlurmSite) -> None:
@@ -186,6 +185,18 @@ def test_those_of_which_something_is_known_go_alone(site: SlurmSite) -> None:
     assert [site.runs(spec.ref) for spec in specs] == [1, 0, 0, 1]
 
 
+def test_a_member_left_out_is_not_taken_for_a_task_of_the_array(site: SlurmSite) -> None:
+    """That Slurm has the array says nothing of a member that was sent alone, and got lost."""
+    *taken, left_out = members(site, 3)
+    taken = known(taken, site.backend.submit_many(taken))
+    with pytest.raises(BackendUnavailableError):
+        site.another(shell=BrokenShell("intended")).submit(left_out)
+    with pytest.raises(JobUndecidedError):
+        site.backend.submit(left_out)
+    assert site.backend.find(left_out.ref) is None
+    wait_for_all(site, taken)
+
+
 @pytest.mark.parametrize(
     ("point", "there"),
     [
@@ -208,7 +219,7 @@ def test_killed_at_a_point_each_runs_once(
     try:
         with pytest.raises(BackendUnavailableError):
             site.another(shell=BrokenShell(point)).submit_many(specs)
-        ids = [submit_until_decided(site, spec) for spec in specs]
+        ids = submit_until_decided(site, specs)
     finally:
         site.slurm.command("scontrol", "update", "PartitionName=debug", "State=UP")
     bases = {native_id.partition("_")[0] for native_id in ids}
@@ -220,17 +231,18 @@ def test_killed_at_a_point_each_runs_once(
     assert site.slurm.jobs(array_of(specs)) == [] or there
 
 
-def submit_until_decided(site: SlurmSite, spec: JobSpec) -> str:
-    """As a step does: again after a pause, as long as it is open whether it was submitted."""
-    ids: list[str] = []
+def submit_until_decided(site: SlurmSite, specs: Sequence[JobSpec]) -> list[str]:
+    """As steps do: again after a pause, as long as it is open whether they were submitted."""
+    ids: dict[str, str] = {}
 
     def decided() -> bool:
-        with suppress(JobUndecidedError):
-            ids.append(site.backend.submit(spec).native_id)
-        return bool(ids)
+        for spec in [spec for spec in specs if spec.ref.token not in ids]:
+            with suppress(JobUndecidedError):
+                ids[spec.ref.token] = site.backend.submit(spec).native_id
+        return len(ids) == len(specs)
 
-    wait_for(decided, 60.0, "that it is decided", 0.3)
-    return ids[0]
+    wait_for(decided, 60.0, "that all is decided", 0.3)
+    return [ids[spec.ref.token] for spec in specs]
 
 
 def test_slurm_without_arrays_gets_the_jobs_one_by_one(make_site: MakeSite) -> None:
@@ -279,4 +291,3 @@ def test_what_slurm_writes_is_with_each_attempt(site: SlurmSite) -> None:
     log = Path(specs[0].ref.attempt_dir, "slurm.log")
     wait_for(lambda: "CANCELLED" in log.read_text(), 10, "Slurm's own words")
     assert site.status(specs[1].ref).state is JobState.RUNNING
-    assert site.backend.cancel(specs[1].ref)

@@ -128,6 +128,7 @@ def test_foreign_jobs_with_odd_names_are_in_nobodys_way(site: SlurmSite) -> None
 
 
 def test_the_accounts_foreign_jobs_are_counted(site: SlurmSite) -> None:
+    site.slurm.drop_jobs()  # what another test has left is counted, too
     site.slurm.command("sbatch", "-H", "--job-name=theirs", "--output=/dev/null", "--wrap=true")
     spec = asking(site, "sleep 60")
     site.backend.submit(spec)
@@ -255,6 +256,10 @@ def test_a_job_cancelled_while_it_waits(site: SlurmSite) -> None:
     assert site.status(second.ref).state is JobState.CANCELLED
     assert site.backend.cancel(first.ref)
     assert site.runs(second.ref) == 0
+    # the payload heeded its signal: nothing was left for Slurm to end
+    listed = ["squeue", "-h", "-t", "all", f"--name={first.ref.token}", "-o", "%T"]
+    assert site.slurm.command(*listed).split() == ["FAILED"]
+    assert site.status(first.ref).state is JobState.CANCELLED
 
 
 def test_a_job_ended_by_hand_is_told_as_that(site: SlurmSite) -> None:

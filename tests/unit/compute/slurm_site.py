@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,10 +64,12 @@ class SlurmSite(LocalSite):
         return super().spec(script, walltime_s=walltime_s, variables=marked, name=name, **stop)
 
     def clean(self) -> None:
-        for ref in self.refs:
-            if self.slurm.answers():
-                self.slurm.command("scancel", f"--name={ref.token}")
-        super().clean()
+        mine = f"--user={getpass.getuser()}"
+        if self.slurm.answers():
+            self.slurm.command("scancel", "--state=PENDING", mine)
+        super().clean()  # what runs ends sooner than if Slurm were to end it
+        if self.slurm.answers():
+            self.slurm.command("scancel", mine)
 
 
 class BrokenShell(LocalShell):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from wlm_tasks.compute.base import JobRef, JobSpec, Submitted
-from wlm_tasks.compute.slurm import arrays, words
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState, Submitted
+from wlm_tasks.compute.remote import LIBRARY
+from wlm_tasks.compute.slurm import arrays, scripts, words
 from wlm_tasks.compute.slurm.arrays import Answer, shorten
 from wlm_tasks.compute.slurm.backend import SlurmBackend
 from wlm_tasks.compute.slurm.options import array_options
@@ -17,9 +21,10 @@ from wlm_tasks.errors import (
     ConfigError,
     JobRejectedError,
     JobUndecidedError,
+    SiteOverloadedError,
     SiteUnreachableError,
 )
-from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, Ran, Shell
+from wlm_tasks.hosts.shell import RUN_TIMEOUT_S, LocalShell, Ran, Shell
 from wlm_tasks.model.arrays import InArray, array_name, in_array
 from wlm_tasks.model.experiment import Resources
 
@@ -160,6 +165,22 @@ def test_without_arrays_one_by_one_from_then_on() -> None:
     assert site.batch == 1
 
 
+def test_where_there_is_no_room_for_all_some_go() -> None:
+    refused = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed"
+    shell = Scripted(
+        said("failed sbatch\n", refused),
+        said("withdrawn\n"),
+        said("known 5\n"),
+        said("failed sbatch\n", refused),
+        said("withdrawn\n"),
+    )
+    site = backend(shell)
+    made = site.submit_many(specs(3))
+    assert made["t0"] == Submitted(native_id="5")
+    assert {type(made[token]) for token in ("t1", "t2")} == {SiteOverloadedError}
+    assert site.batch == 100
+
+
 def test_a_site_that_does_not_answer_is_not_asked_for_each() -> None:
     shell = Scripted(said("alone 0\nalone 1\nalone 2\ndone\n"), SiteUnreachableError("no route"))
     made = backend(shell).submit_many(specs(3))
@@ -182,6 +203,32 @@ def test_what_bash_cannot_run_is_refused_for_itself() -> None:
     made = backend(shell).submit_many([bad, good, other])
     assert isinstance(made["t0"], JobRejectedError)
     assert made["t2"] == Submitted(native_id="7_2")
+
+
+def test_a_forgotten_array_is_ended_in_one_go() -> None:
+    missing = "place h b 1 m\n" + "".join(f"{n} directory\n{n} missing 30\n" for n in range(3))
+    nobody = '{"pid":0,"start":0,"boot":"b","host":"h","machine":"m","namespace":"1","epoch":5}'
+    ended = missing + "".join(f"{n} started {nobody}\n" for n in range(3))
+    shell = Scripted(
+        said(""), said(f"{missing}settle 3\n"), said("buried\n"), said(f"{ended}settle 3\n")
+    )
+    refs = [replace(spec.ref, native_id=f"7_{n}") for n, spec in enumerate(specs(3))]
+    found = backend(shell).status(refs)
+    assert {status.state for status in found.values()} == {JobState.LOST}
+    assert list(shell.asked[2][1]) == [ref.attempt_dir for ref in refs]
+
+
+def test_what_cannot_be_ended_holds_up_nothing_else(tmp_path: Path) -> None:
+    good, busy = tmp_path / "good", tmp_path / "busy"
+    for attempt in (good, busy):
+        attempt.mkdir()
+    with (busy / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        places = [str(tmp_path / "gone"), str(busy), str(good)]
+        ran = LocalShell().run(LIBRARY + scripts.BURY, places)
+    assert (ran.code, ran.out) == (0, b"buried\n")
+    assert '"pid":0' in (good / "started").read_text()
+    assert not (busy / "started").exists()
 
 
 def test_words_about_arrays() -> None:

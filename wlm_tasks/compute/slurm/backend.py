@@ -41,6 +41,7 @@ from wlm_tasks.errors import (
     JobCancelledError,
     JobRejectedError,
     JobUndecidedError,
+    SiteOverloadedError,
     StepError,
     WlmError,
 )
@@ -200,9 +201,9 @@ class SlurmBackend(ComputeBackend):
         if end != "failed":
             raise self._problem(ran, specs[0].ref)
         error = self._refused(ran, word, taken)
-        if words.is_about_arrays(error):
-            self._no_arrays = True
-            return {}
+        self._no_arrays = self._no_arrays or words.is_about_arrays(error)
+        if self._no_arrays or isinstance(error, SiteOverloadedError):
+            return {}  # alone they may be taken, or some of them
         return {ref.token: error for ref in taken}
 
     def _refused(self, ran: Ran, word: str, refs: Sequence[JobRef]) -> StepError:
@@ -310,14 +311,13 @@ class SlurmBackend(ComputeBackend):
     def _look_closer(self, unsettled: Sequence[Listed]) -> dict[str, JobStatus]:
         """Judge by files and accounting, in one script for all."""
         found = self._traces(unsettled)
-        result = {}
-        for ref, row in unsettled:
-            traces = found[ref.token]
-            if is_forgotten(ref, row, traces):
-                self._run(scripts.BURY, [ref.attempt_dir], about=ref.attempt_dir)
-                traces = self._traces([(ref, row)])[ref.token]
-            result[ref.token] = judge(ref, row, traces)
-        return result
+        buried = [ref for ref, row in unsettled if is_forgotten(ref, row, found[ref.token])]
+        if buried:
+            # of an array that waited many at once
+            places = [ref.attempt_dir for ref in buried]
+            self._run(scripts.BURY, places, about=self._files.scratch)
+            found |= self._traces([(ref, None) for ref in buried])
+        return {ref.token: judge(ref, row, found[ref.token]) for ref, row in unsettled}
 
     def _traces(self, jobs: Sequence[Listed]) -> dict[str, Traces]:
         look = SecondLook.at(jobs)

@@ -119,6 +119,8 @@ job_of_claim
 [[ ! $claimed =~ \"pid\":\ ?0, ]] || answer over
 if [ -e intent ]; then
   # an earlier call died, or lost its answer, after this: look, and do nothing else
+  read_line intent
+  [[ $line == *" $array $index" ]] || array= index=  # it was not sent in its array
   known_id
   : point looked
   read_line started  # after the list: who has left the list has claimed
@@ -224,13 +226,14 @@ exit 0
 """
 )
 
-#: ends for certain what never began; arguments: ATTEMPT
+#: ends for certain what never began; arguments: ATTEMPT...
 BURY: Final = (
     COMMON
     + r"""
-cd -- "$1" || exit
-lock
-take_claim
+for attempt; do
+  # whoever has the lock is at work on it; and what is wrong with one is left to it
+  (cd -- "$attempt" && exec 9>> lock && flock -n 9 && take_claim)
+done
 answer buried
 """
 )
@@ -293,6 +296,11 @@ signalled() {  # OPTION...: what was listed, else by the name; without either al
 }
 stop() {  # the job's own signal first, once, and after the grace whatever ends it
   local since now
+  if [ -s exit.json ]; then
+    # it ends by itself, and sooner than if Slurm were to end it now
+    : > look && now=$(stat -c %Y look) && since=$(stat -c %Y exit.json) || exit 1
+    ((now < since || now - since > 5)) || return 0
+  fi
   if [ -n "$began" ] && [ ! -e exit.json ] && [ "$signal" != KILL ]; then
     : > look && now=$(stat -c %Y look) || exit 1
     read_line asked
