@@ -10,6 +10,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from os import fsdecode
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -17,13 +19,22 @@ from urllib.parse import unquote, urlsplit
 from wlm_tasks.compute.base import ComputeBackend, JobRef
 from wlm_tasks.errors import ExperimentFailedError, NotFoundError, WlmError
 from wlm_tasks.explain import Situation, current_step, why
+from wlm_tasks.model import checksums
 from wlm_tasks.model.experiment import Experiment
+from wlm_tasks.model.paths import split_tree
 from wlm_tasks.model.sites import SILENT
 from wlm_tasks.model.states import FINAL, ExperimentState, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.model.surroundings import SCRIPT_SAYS
 from wlm_tasks.progress import Progress
-from wlm_tasks.state.views import ExperimentView, Filter, JobView, StepView, SweepView
+from wlm_tasks.state.views import (
+    ExperimentView,
+    Filter,
+    JobView,
+    StepView,
+    SweepView,
+    TransferView,
+)
 from wlm_tasks.tasks.perform import job_ref
 
 if TYPE_CHECKING:
@@ -41,6 +52,8 @@ class Output:
 
     path: str  #: inside the experiment's directory
     url: str  #: where staging put it
+    size: int | None = None  #: bytes that were brought there, None as long as nothing was
+    sha256: str | None = None  #: what a `TransferView` says of it
 
     @property
     def file(self) -> Path | None:
@@ -136,7 +149,38 @@ class ExperimentHandle:
     @property
     def outputs(self) -> dict[str, Output]:
         """Its outputs by their path in the experiment's directory."""
-        return {one.src: Output(one.src, one.dest) for one in self.experiment.outputs}
+        brought = {one.number: one for one in self.staged if one.step is StepName.STAGE_OUT}
+        outputs = {}
+        for number, one in enumerate(self.experiment.outputs):
+            known = brought.get(number)
+            size, digest = (known.bytes, known.sha256) if known else (None, None)
+            outputs[one.src] = Output(one.src, one.dest, size, digest)
+        return outputs
+
+    @property
+    def staged(self) -> list[TransferView]:
+        """What its transfers have brought, in order."""
+        return self._client.store.views.transfers(self.id)
+
+    def manifest(self) -> str:
+        """The SHA-256 of all files that were staged, by their path in the experiment's directory.
+
+        In the format of sha256sum(1), so that ``sha256sum -c`` there checks them. Left out are
+        files whose digest neither end told.
+        """
+        experiment, digests = self.experiment, dict[str, str]()
+        for one in self.staged:
+            if one.step is StepName.STAGE_IN:
+                path = experiment.inputs[one.number].dest
+            else:
+                path = experiment.outputs[one.number].src
+            if one.digests is not None:
+                directory = split_tree(f"./{path}")[0]
+                for below, digest in one.digests.items():
+                    digests[normpath(f"{directory}/{below}")] = digest
+            elif one.files == 1 and one.sha256 is not None:
+                digests[normpath(path)] = one.sha256
+        return fsdecode(checksums.write(digests))
 
     def why(self) -> str:
         """One line: what it waits for, or how it ended."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.processes import Process, script, wait_for
-from wlm_tasks import Client, Experiment, Settings
+from wlm_tasks import Client, Experiment, Settings, Transfer
 from wlm_tasks.config import load
 from wlm_tasks.config.settings import ControlSettings, SiteSettings
 from wlm_tasks.control.embedded import running
@@ -120,3 +122,46 @@ def test_a_start_that_failed_can_be_tried_again(
 
 def _fail(_database: Database) -> None:
     raise ServiceError("database: is away")
+
+
+def test_what_was_staged_is_told_and_can_be_checked(tmp_path: Path) -> None:
+    config, mesh = tmp_path / "wlm.toml", tmp_path / "mesh"
+    config.write_text(f'data_dir = "{tmp_path}/data"\n')
+    for name in ("a b", "deep/c\nd"):
+        (mesh / name).parent.mkdir(parents=True, exist_ok=True)
+        (mesh / name).write_text(name)
+    settings = load(config, {})
+    with running(settings, concurrency=1):
+        run = (
+            Client(settings)
+            .schedule(
+                Experiment(
+                    name="mesh",
+                    site="local",
+                    commands=["mkdir out && cp mesh/a* out/x && echo done > log"],
+                    inputs=[Transfer(mesh.as_uri() + "/", "mesh/")],
+                    outputs=[
+                        Transfer("out/", f"{tmp_path}/kept/"),
+                        Transfer("log", f"{tmp_path}/log"),
+                    ],
+                )
+            )
+            .wait(60)
+        )
+        assert [(one.step, one.files, one.bytes) for one in run.staged] == [
+            ("stage_in", 2, 11),
+            ("stage_out", 1, 3),
+            ("stage_out", 1, 5),
+        ]
+        assert run.outputs["log"].sha256 == hashlib.sha256(b"done\n").hexdigest()
+    assert run.job is not None
+    workdir, manifest = run.job.view.workdir, run.manifest()
+    assert len(manifest.splitlines()) == 4
+    check = ["sha256sum", "--strict", "-c"]
+    subprocess.run(check, cwd=workdir, input=manifest, text=True, check=True)
+    Path(workdir, "out", "x").write_text("another")
+    checked = subprocess.run(
+        check, cwd=workdir, input=manifest, text=True, capture_output=True, check=False
+    )
+    assert checked.returncode == 1
+    assert "./out/x: FAILED" in checked.stdout

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from state.world import MONITOR, SETUP, STAGE_IN, SUBMIT, World, holder, new
 
 from services.postgresql import PrivatePostgreSQL
 from wlm_tasks.errors import AmbiguousIdError, NotFoundError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
+from wlm_tasks.state import transfers
 from wlm_tasks.state.claims import Claim
 from wlm_tasks.state.intake import NewSweep
 from wlm_tasks.state.politeness import SiteLimits
@@ -267,3 +270,39 @@ def test_a_held_submit_was_an_attempt(world: World) -> None:
     [_setup, submit] = world.store.views.attempts(claim.experiment_id)
     assert submit.outcome == StepState.HELD
     assert submit.reason == "site alpha: runs as many jobs as it may (0)"
+
+
+A, B = "a" * 64, "b" * 64
+
+
+def test_what_transfers_brought(world: World) -> None:
+    claim = world.running(STAGE_IN)
+    note, read = world.store.transfers, world.store.views.transfers
+    note.note_file(claim, 1, 7, A, 60.0)
+    note.note_directory(claim, 0, 12, {"y": B, "x\n\\": A}, 60.0)
+    first, second = read(claim.experiment_id)
+    assert (first.step, first.number, first.files, first.bytes) == (STAGE_IN, 0, 2, 12)
+    assert first.digests == {"x\n\\": A, "y": B}
+    listed = f"\\{A}  ./x\\n\\\\\n{B}  ./y\n".encode()
+    assert first.sha256 == hashlib.sha256(listed).hexdigest()
+    assert (second.files, second.bytes, second.sha256, second.digests) == (1, 7, A, None)
+    note.note_file(claim, 1, 8, None, 60.0)
+    assert [one.bytes for one in read(claim.experiment_id)] == [12, 8]
+
+
+def test_a_list_of_digests_that_is_too_long_is_not_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = world.running(STAGE_IN)
+    monkeypatch.setattr(transfers, "MOST_CHECKSUMS", 100)
+    world.store.transfers.note_directory(claim, 0, 12, {"x": A, "y": B}, 60.0)
+    [view] = world.store.views.transfers(claim.experiment_id)
+    assert (view.files, view.digests) == (2, None)
+    assert view.sha256 is not None
+
+
+def test_who_lost_the_claim_notes_no_transfer(world: World) -> None:
+    claim = world.running(STAGE_IN)
+    world.sql("UPDATE steps SET epoch = epoch + 1")
+    world.store.transfers.note_file(claim, 0, 7, A, 60.0)
+    assert world.store.views.transfers(claim.experiment_id) == []

@@ -35,6 +35,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "show": Entry("show:show", "Show all about experiments and sweeps."),
         "why": Entry("why:why", "Say what experiments wait for, or how they ended."),
         "logs": Entry("logs:logs", "Show what happened and what the job wrote."),
+        "manifest": Entry("manifest:manifest", "Write the SHA-256 of the files that were staged."),
         "watch": Entry("watch:watch", "Watch experiments while they run."),
         "cancel": Entry("actions:cancel", "Stop experiments for good."),
         "retry": Entry("actions:retry", "Run ended or paused experiments again from a step."),

@@ -22,6 +22,8 @@ from wlm_tasks.state.views import AttemptView, ExperimentView, Filter, JobView, 
 
 #: characters beyond which a long name does not push the others aside
 _WIDEST: Final = 40
+#: digits of a digest that are shown; all of them are in the JSON
+_DIGITS: Final = 12
 #: attempts that are shown
 _ATTEMPTS: Final = 10
 
@@ -67,6 +69,7 @@ def _show_experiment(session: Session, handle: ExperimentHandle, form: str) -> N
             jobs=output.plain(jobs),
             links=links,
             outputs=[{"path": one.path, "url": one.url} for one in outputs],
+            staged=output.plain(handle.staged),
         )
         output.show_json(plain)
         return
@@ -202,11 +205,20 @@ def _show_outputs(outputs: Sequence[Output]) -> None:
     """Show each with its place whole, whatever the terminal's width: it is there to be copied."""
     if not outputs:
         return
-    rows = [(output.clean(one.path), _size(one), output.clean(_place(one))) for one in outputs]
+    rows = [
+        (
+            output.clean(one.path),
+            _size(one),
+            (one.sha256 or "-")[:_DIGITS],
+            output.clean(_place(one)),
+        )
+        for one in outputs
+    ]
     wide = min(_WIDEST, max(len(path) for path, *_rest in rows))
-    output.show("", Text(f"{'OUTPUT':<{wide}}  {'SIZE':>8}  PLACE", style="bold"))
-    for path, amount, place in rows:
-        click.echo(f"{path:<{wide}}  {amount:>8}  {place}")
+    head = f"{'OUTPUT':<{wide}}  {'SIZE':>8}  {'SHA-256':<{_DIGITS}}  PLACE"
+    output.show("", Text(head, style="bold"))
+    for path, amount, digest, place in rows:
+        click.echo(f"{path:<{wide}}  {amount:>8}  {digest:<{_DIGITS}}  {place}")
 
 
 def _place(one: Output) -> str:
@@ -214,12 +226,13 @@ def _place(one: Output) -> str:
 
 
 def _size(one: Output) -> str:
-    if one.file is None:
-        return ""
+    """What was brought there; of a local file what is there now, as it may be gone again."""
     try:
-        return "dir" if one.file.is_dir() else size(one.file.stat().st_size)
+        if one.file is not None and not one.file.is_dir():
+            return size(one.file.stat().st_size)
     except OSError:
         return "-"
+    return "-" if one.size is None else size(one.size)
 
 
 def _show_sweep(session: Session, handle: SweepHandle, form: str) -> None:

@@ -13,6 +13,7 @@ from unit.cli.world import World, hello
 from wlm_tasks.cli import logs
 from wlm_tasks.cli.logs import added
 from wlm_tasks.model.experiment import Cleanup, Transfer
+from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.schema import experiments
 
 
@@ -31,8 +32,8 @@ def test_an_experiment_with_all_that_is_known_of_it(world: World, tmp_path: Path
         "labels   series=a",
         "why      setup: failed: no such directory",
         "w@host",
-        f"a.txt       5 B  {tmp_path}/out.txt",
-        f"b.txt         -  {tmp_path}/b.txt",
+        f"a.txt       5 B  -             {tmp_path}/out.txt",
+        f"b.txt         -  -             {tmp_path}/b.txt",
     ):
         assert words in shown
     assert all(len(line) <= 80 for line in shown.splitlines() if str(tmp_path) not in line)
@@ -40,6 +41,25 @@ def test_an_experiment_with_all_that_is_known_of_it(world: World, tmp_path: Path
     assert plain["steps"][0]["state"] == "FAILED"
     assert plain["why"] == "setup: failed: no such directory"
     assert [one["path"] for one in plain["outputs"]] == ["a.txt", "b.txt"]
+
+
+def test_what_was_staged(world: World, tmp_path: Path) -> None:
+    digest = "0123456789abcdef" * 4
+    experiment_id = world.add(
+        inputs=[Transfer("file:///data/", "mesh/")],
+        outputs=[Transfer("a.txt", "s3://bucket/a.txt")],
+    )
+    world.store.claims.finish(world.claim(experiment_id), carry_on=None)
+    claim = world.claim(experiment_id, StepName.STAGE_IN)
+    world.store.transfers.note_directory(claim, 0, 3, {"x\x1b[31m": digest}, 60.0)
+    written = world.wlm("manifest", experiment_id).stdout
+    assert written == f"{digest}  ./mesh/x\x1b[31m\n"
+    told = world.json("manifest", experiment_id)["staged"]
+    assert told == world.json("show", experiment_id)["staged"]
+    assert (told[0]["files"], told[0]["bytes"]) == (1, 3)
+    assert "a.txt     -  -             s3://bucket/a.txt" in world.wlm("show", experiment_id).stdout
+    sweep = world.sweep({"n": [1, 2]})
+    assert "is a sweep" in world.wlm("manifest", sweep, code=2).stderr
 
 
 def test_what_becomes_of_the_directory(world: World) -> None:
