@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import requests
 from services.fleet import Fleet, Layout
 from services.ports import free_port, release_port
 from services.processes import Process, script, wait_for
-from wlm_tasks import Experiment
+from wlm_tasks import Experiment, Transfer
 
 
 @pytest.fixture(params=["true", "false"], ids=["carry-on", "each by message"])
 def fleet(tmp_path: Path, broker_url: str, request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    layout = Layout(settings=f"[steps]\ncarry_on = {request.param}\n", options=("-E",))
+    settings = f"[steps]\ncarry_on = {request.param}\n[staging]\nbytes_per_s = 250_000\n"
+    layout = Layout(settings=settings, options=("-E",))
     with Fleet(tmp_path, broker_url, layout) as fleet:
         yield fleet
 
@@ -45,6 +48,22 @@ def flower(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
 def get(url: str, path: str) -> Any:
     answer = requests.get(url + path, timeout=20)
     return answer.json() if answer.ok else None
+
+
+@contextmanager
+def listening(fleet: Fleet, kind: str) -> Iterator[list[dict[str, Any]]]:
+    """Receive Celery's events of one kind in the meantime."""
+    seen: list[dict[str, Any]] = []
+    ready = threading.Event()
+    with fleet.client.app.connection_for_read() as connection:
+        receiver = fleet.client.app.events.Receiver(connection, handlers={kind: seen.append})
+        receiver.on_consume_ready = lambda *_args, **_more: ready.set()
+        thread = threading.Thread(target=receiver.capture, daemon=True)
+        thread.start()
+        assert ready.wait(30)
+        yield seen
+        receiver.should_stop = True
+        thread.join(30)
 
 
 @pytest.mark.timeout(180)
@@ -76,6 +95,26 @@ def test_every_step_is_a_task_in_flower(fleet: Fleet, flower: str, tmp_path: Pat
     queues = {queue["name"] for queue in worker["active_queues"]}
     assert queues == {"envsetup", "staging", "jobsub", "monitor", "scheduler"}
     assert (tmp_path / "out.txt").exists()
+
+
+def test_how_far_a_transfer_is_comes_as_events(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "in.dat").write_bytes(bytes(500_000))
+    with listening(fleet, "task-progress") as seen:
+        handle = fleet.client.schedule(
+            Experiment(
+                name="slow",
+                site="local",
+                commands=["true"],
+                inputs=[Transfer((tmp_path / "in.dat").as_uri(), "in.dat")],
+            )
+        )
+        wait_for(lambda: seen, 30, "an event")
+    told = seen[0]
+    assert handle.id in told["uuid"]
+    assert 0 < told["progress"].pop("bytes") < 500_000
+    assert told["progress"].pop("rate") > 0
+    assert told["progress"] == {"file": 0, "files": 1, "total": 500_000}
+    handle.wait(60)
 
 
 def test_nobody_else_on_the_network_reaches_it(flower: str) -> None:

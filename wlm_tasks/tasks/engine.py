@@ -117,6 +117,7 @@ class Engine:
                 carry_on=holder if self._settings.carry_on and in_time else None,
                 holder=holder,
                 beside=partial(self._beside, holder),
+                tell=partial(self._shown.progress, claim, holder, carried=not expected),
             )
             with self._shown.as_task(claim, holder, carried=not expected):
                 following = self._step(work)

@@ -1,10 +1,13 @@
-"""Events for steps that no message of their own started, so that Flower shows every step."""
+"""Celery's events of steps that no message of their own started, and of how far steps are.
+
+So Flower shows every step, and whoever listens follows transfers without asking the database.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,13 +35,21 @@ class Shown:
         if not (carried and self._enabled):
             yield
             return
-        uuid = task_id(claim.experiment_id, claim.name, nonce_of(holder.message_id))
+        uuid = _task_id(claim, holder, carried=carried)
         self._send(holder, _begun(claim, holder, uuid))
         begun = time.monotonic()
         yield
         runtime_s = time.monotonic() - begun
         ended = {"uuid": uuid, "result": "None", "runtime": runtime_s}
         self._send(holder, [("task-succeeded", ended)])
+
+    def progress(
+        self, claim: Claim, holder: Holder, done: Mapping[str, int], *, carried: bool
+    ) -> None:
+        """Send ``task-progress`` with how far a step is, if events are on."""
+        if self._enabled:
+            fields = {"uuid": _task_id(claim, holder, carried=carried), "progress": dict(done)}
+            self._send(holder, [("task-progress", fields)])
 
     def _send(self, holder: Holder, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
         try:
@@ -48,6 +59,13 @@ class Shown:
         except (OperationalError, AMQPError, OSError) as error:
             # the step itself does not need the broker
             _log.warning("%s: not shown: %s", holder.message_id, error)
+
+
+def _task_id(claim: Claim, holder: Holder, *, carried: bool) -> str:
+    """Return the id of the step's task: that of its message, or one of its own."""
+    if not carried:
+        return holder.message_id
+    return task_id(claim.experiment_id, claim.name, nonce_of(holder.message_id))
 
 
 def _begun(claim: Claim, holder: Holder, uuid: str) -> list[tuple[str, dict[str, Any]]]:

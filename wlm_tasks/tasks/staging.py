@@ -145,21 +145,24 @@ class _Note:
         self.save()
 
     def save(self) -> None:
-        """Write it down."""
+        """Write it down, and tell it."""
         lease_s = self._work.runtime.settings.steps.lease_s
         self._work.runtime.store.claims.progress(self._work.claim, self.state(), lease_s)
+        self._work.tell(self._fields())
 
     def state(self) -> str:
-        """Return it as JSON: transfer by number, transfers, its bytes done and in all, bytes/s."""
-        return json.dumps(
-            {
-                "file": self._index,
-                "files": self._count,
-                "bytes": self._done,
-                "total": self._total,
-                "rate": self._rate(),
-            }
-        )
+        """Return it as JSON."""
+        return json.dumps(self._fields())
+
+    def _fields(self) -> dict[str, int]:
+        """Transfer by number, transfers, its bytes done and in all, bytes a second."""
+        return {
+            "file": self._index,
+            "files": self._count,
+            "bytes": self._done,
+            "total": self._total,
+            "rate": self._rate(),
+        }
 
     def _rate(self) -> int:
         if len(self._marks) < 2:  # noqa: PLR2004 - a rate needs two

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +60,8 @@ class Work:
     holder: Holder  #: in whose name others may be claimed along with the step
     #: keeps such a claim alive, and shows its step as a task
     beside: Callable[[Claim], AbstractContextManager[None]]
+    #: tells whoever listens how far the step is
+    tell: Callable[[Mapping[str, int]], None]
 
     @property
     def site(self) -> Site:

@@ -57,7 +57,10 @@ def test_what_was_staged(world: World, tmp_path: Path) -> None:
     told = world.json("manifest", experiment_id)["staged"]
     assert told == world.json("show", experiment_id)["staged"]
     assert (told[0]["files"], told[0]["bytes"]) == (1, 3)
-    assert "a.txt     -  -             s3://bucket/a.txt" in world.wlm("show", experiment_id).stdout
+    assert (
+        "a.txt         -  -             s3://bucket/a.txt"
+        in world.wlm("show", experiment_id).stdout
+    )
     sweep = world.sweep({"n": [1, 2]})
     assert "is a sweep" in world.wlm("manifest", sweep, code=2).stderr
 
