@@ -36,6 +36,8 @@ RESERVED: Final = ".wlm"
 #: begin and end of the name of a file that is still being written
 PART_PREFIX: Final = "."
 PART_SUFFIX: Final = ".wlm-part"
+#: end of the name of a file that is out of the way while a new one gets its name
+OLD_SUFFIX: Final = ".wlm-old"
 #: directory of files of a tree that are on their way, in the tree's own
 PARTS: Final = ".wlm-parts"
 
@@ -177,13 +179,16 @@ def _undirected(value: object) -> object:
 def _a_new_place(value: object) -> str:
     path = inside(_undirected(value))
     if is_part(path.rpartition("/")[2]):
-        raise ValueError(f"a name that does not end in {PART_SUFFIX!r}: files under way have it")
+        raise ValueError(
+            f"a name that does not end in {PART_SUFFIX!r} or {OLD_SUFFIX!r}: those of files under"
+            " way do"
+        )
     return path
 
 
 def is_part(name: str) -> bool:
-    """Tell whether a file of this name is one that is still being written."""
-    return name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
+    """Tell whether a file of this name is one that is still being written, or just replaced."""
+    return name.startswith(PART_PREFIX) and name.endswith((PART_SUFFIX, OLD_SUFFIX))
 
 
 def part_name(name: str) -> str:
@@ -195,10 +200,19 @@ def part_name(name: str) -> str:
         raise InvalidPathError(
             f"path: got {show(name)}, expected a name other than that of a part file"
         )
-    full = f"{PART_PREFIX}{name}{PART_SUFFIX}"
+    return _beside(name, PART_SUFFIX)
+
+
+def old_name(name: str) -> str:
+    """Return what a file is called while another gets its name: ``.<name>.wlm-old``."""
+    return _beside(name, OLD_SUFFIX)
+
+
+def _beside(name: str, suffix: str) -> str:
+    full = f"{PART_PREFIX}{name}{suffix}"
     if len(os.fsencode(full)) <= COMPONENT_LIMIT:
         return full
-    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{PART_SUFFIX}"
+    return f"{PART_PREFIX}{hashlib.sha256(os.fsencode(name)).hexdigest()}{suffix}"
 
 
 def is_meant(path: str, pattern: str) -> bool:

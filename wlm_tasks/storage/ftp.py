@@ -12,10 +12,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Final
 
-from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import (
+    InvalidPathError,
+    StepError,
+    StorageMissingError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
 from wlm_tasks.model.checks import show
 from wlm_tasks.model.ends import Part, Readable, Source, Target
-from wlm_tasks.model.paths import part_name
+from wlm_tasks.model.paths import old_name, part_name
 from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.ftpclient import FtpClient
@@ -153,7 +159,7 @@ class _Source(_FtpFile):
     def __init__(self, client: FtpClient, path: str) -> None:
         size = client.size(path)
         if size is None:
-            raise StorageRefusedError(f"{client.place}: No such file, or none that may be read")
+            raise StorageMissingError(f"{client.place}: No such file, or none that may be read")
         super().__init__(client, path, size)
 
     def changed(self) -> bool:
@@ -172,12 +178,23 @@ class _Target:
         directory, slash, name = path.rpartition("/")
         self._directory = directory
         self._part = f"{directory}{slash}{part_name(name)}"
+        self._old = f"{directory}{slash}{old_name(name)}"
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
         """Open what has the final name."""
+        if self._client.size(self._old) is not None:
+            with _LOCKS.held(self._lock, self._client.place):
+                self._repair()
         size = self._client.size(self._path)
         yield None if size is None else _FtpFile(self._client, self._path, size)
+
+    def _repair(self) -> None:
+        """End what was begun when another transfer ended between two renames."""
+        if self._client.size(self._path) is None:
+            _rename(self._client, self._old, self._path)
+        else:
+            _remove(self._client, self._old)
 
     @contextmanager
     def part(self, size: int) -> Iterator[Part]:
@@ -188,9 +205,9 @@ class _Target:
             if there is None:
                 _make_directories(client, self._directory)
             elif there > size:  # FTP cannot cut a file off
-                client.call(lambda ftp: ftp.delete(self._part))
+                _remove(client, self._part)
                 there = None
-            part = _FtpPart(client, self._part, self._path, there or 0)
+            part = _FtpPart(client, self._part, (self._path, self._old), there or 0)
             yield part
             part.finish()
 
@@ -198,9 +215,10 @@ class _Target:
 class _FtpPart(_FtpFile):
     """The part file; what is at its end is written over or behind, never cut off."""
 
-    def __init__(self, client: FtpClient, part: str, path: str, size: int) -> None:
+    def __init__(self, client: FtpClient, part: str, names: tuple[str, str], size: int) -> None:
+        """`names` are the final one, and that of a file which has it while it is replaced."""
         super().__init__(client, part, size, ours=True)
-        self._name = path
+        self._name, self._old = names
         self._writes = False
         self._offset = 0  #: where the next byte goes
         self._wanted = size
@@ -223,14 +241,22 @@ class _FtpPart(_FtpFile):
 
     def write_at(self, offset: int, data: bytes) -> None:
         if not self._writes or self._offset != offset:
-            self.finish()
-            if offset and offset == (self._client.size(self._path) or 0):
-                self._open("APPE", offset)
-            else:
-                self._open("STOR", offset)
+            self._go_on(offset)
         self._client.send(data)
         self._offset += len(data)
         self._wanted = self._offset
+
+    def _go_on(self, offset: int) -> None:
+        """Write from there on, in whatever way the server knows."""
+        self.finish()
+        at_end = offset > 0 and offset == self._client.size(self._path)
+        if (at_end and self._open("APPE", offset)) or self._open("STOR", offset):
+            return
+        self.discard()
+        raise StorageUnavailableError(
+            f"{self.place}: the part that was there is removed, as the server lets nobody go on in"
+            " one; the next try begins anew"
+        )
 
     def commit(self) -> None:
         """Rename it; how the server keeps its bytes is its own affair."""
@@ -241,22 +267,30 @@ class _FtpPart(_FtpFile):
             raise StorageUnavailableError(
                 f"{self.place}: arrived with {size} bytes, expected {self._wanted}"
             )
-        self._command("RNFR", self._path)
         try:
-            self._command("RNTO", self._name)
+            _rename(self._client, self._path, self._name)
         except StorageRefusedError:
             # some servers rename to no name that is taken
             if self._client.size(self._name) is None:
                 raise
-            self._command("DELE", self._name)
-            self._command("RNFR", self._path)
-            self._command("RNTO", self._name)
+            self._replace()
+
+    def _replace(self) -> None:
+        """Rename the old file out of the way first; it is removed when the new one is in place."""
+        client = self._client
+        _rename(client, self._name, self._old)
+        try:
+            _rename(client, self._path, self._name)
+        except StepError:
+            with suppress(StepError):  # then the next transfer does it
+                _rename(client, self._old, self._name)
+            raise
+        _remove(client, self._old)
 
     def discard(self) -> None:
         self._client.drop()
         self._writes = False
-        if self._client.size(self._path) is not None:
-            self._client.call(lambda ftp: ftp.delete(self._path), "removing: ")
+        _remove(self._client, self._path)
 
     def finish(self) -> None:
         """End what is under way, so that the server has all that was written."""
@@ -266,17 +300,31 @@ class _FtpPart(_FtpFile):
             self._client.drop()
         self._writes = False
 
-    def _command(self, word: str, path: str) -> None:
-        self._client.call(lambda ftp: ftp.sendcmd(f"{word} {path}"), "renaming: ")
-
-    def _open(self, command: str, offset: int) -> None:
+    def _open(self, command: str, offset: int) -> bool:
+        """Begin to write there; False if the server does not let us."""
         self.finish()
-        if not self._client.open(f"{command} {self._path}", rest=offset * (command == "STOR")):
-            self.discard()
-            raise StorageUnavailableError(
-                f"{self.place}: a part that differs was removed, as the server cannot go on in one"
-            )
+        rest = offset if command == "STOR" else 0
+        if not self._client.open(f"{command} {self._path}", rest=rest, writes=offset > 0):
+            return False
         self._writes, self._offset, self._at = True, offset, -1
+        return True
+
+
+def _rename(client: FtpClient, old: str, new: str) -> None:
+    def ask(ftp: FTP) -> None:
+        ftp.rename(old, new)
+
+    client.call(ask, "renaming: ")
+
+
+def _remove(client: FtpClient, path: str) -> None:
+    """Remove a file if it is there."""
+
+    def ask(ftp: FTP) -> None:
+        ftp.delete(path)
+
+    if client.size(path) is not None:
+        client.call(ask, "removing: ")
 
 
 def _make_directories(client: FtpClient, directory: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ftplib
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ STALL_S: Final = 60.0
 _SHOWN: Final = 200
 #: what servers answer to REST that have none (RFC 959, section 5.4; RFC 3659, section 5.4)
 _NO_REST: Final = frozenset({500, 501, 502, 503, 504, 554})
+#: what they answer beside that where files may only be written as a whole; 451 is ProFTPD's
+_NO_PARTS: Final = _NO_REST | {451, 550, 553}
+_SIZE: Final = re.compile(r"213 +([0-9]+) *")
 _ANONYMOUS: Final = ("anonymous", "wlm@")
 
 
@@ -54,13 +58,16 @@ class FtpClient:
         """Return how many bytes a file has, None if the server has none that it would send."""
 
         def ask(ftp: ftplib.FTP) -> int | None:
-            ftp.voidcmd("TYPE I")
             try:
-                return ftp.size(path)
+                answer = ftp.sendcmd(f"SIZE {path}")
             except ftplib.error_perm as error:
                 if _code(error) != 550:  # noqa: PLR2004
                     raise
                 return None
+            match = _SIZE.fullmatch(answer)
+            if match is None:
+                raise ftplib.error_reply(answer)  # noqa: S321
+            return int(match[1])
 
         return self.call(ask, "asking for its size: ")
 
@@ -75,15 +82,17 @@ class FtpClient:
 
         return self.call(ask)
 
-    def open(self, command: str, *, rest: int = 0) -> bool:
-        """Begin a stream at byte `rest`; return False if the server cannot begin anywhere."""
+    def open(self, command: str, *, rest: int = 0, writes: bool = False) -> bool:
+        """Begin a stream at byte `rest`; return False if the server cannot begin there.
+
+        With `writes` it goes on in a file that is there.
+        """
 
         def ask(ftp: ftplib.FTP) -> bool:
-            ftp.voidcmd("TYPE I")
             try:
                 self._data = ftp.transfercmd(command, rest or None)
-            except ftplib.error_perm as error:
-                if rest and _code(error) in _NO_REST:
+            except (ftplib.error_perm, ftplib.error_temp) as error:
+                if (rest or writes) and _code(error) in (_NO_PARTS if writes else _NO_REST):
                     return False
                 raise
             return True
@@ -153,7 +162,7 @@ class FtpClient:
             yield
         except ftplib.error_perm as error:
             raise self._refused(error, what) from None
-        except (ftplib.Error, EOFError, OSError, UnicodeError) as error:
+        except (ftplib.Error, EOFError, OSError, ValueError) as error:
             self.drop()
             raise StorageUnavailableError(f"{self.place}: {what}{self._words(error)}") from None
 
@@ -173,6 +182,7 @@ class FtpClient:
                 ftp.prot_p()
             ftp.timeout = STALL_S
             ftp.sock.settimeout(STALL_S)
+            ftp.voidcmd("TYPE I")  # sizes and offsets are in bytes
         return self._ftp
 
     def _refused(self, error: ftplib.error_perm, what: str) -> StepError:
@@ -202,6 +212,8 @@ class FtpClient:
             return "no byte in time"
         if isinstance(error, ConnectionRefusedError | socket.gaierror):
             return f"cannot be reached ({type(error).__name__})"
+        if isinstance(error, ValueError):  # a line end in a command, no number in an answer
+            return f"what was asked or answered makes no sense ({type(error).__name__})"
         return f"the connection broke ({type(error).__name__})"
 
     def _said(self, error: Exception) -> str:

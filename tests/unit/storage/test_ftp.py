@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import ftplib
+import itertools
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from unit.storage.stores import MiB, fetch, stop_after
+from unit.compute.sites import forked
+from unit.storage.stores import CONTROL, MiB, fetch, stop_after
 from unit.storage.webstores import FtpStore, bring, take
 
 from services import require_service
 from services.certificates import certificate
 from services.ftpserver import PrivateFtp
 from services.ports import free_port, release_port
+from services.processes import wait_for
 from wlm_tasks.errors import (
     ConfigError,
     InvalidPathError,
     StepError,
+    StorageMissingError,
     StorageRefusedError,
     StorageUnavailableError,
 )
+from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.ftp import FtpStorage
+from wlm_tasks.storage.ftpclient import FtpClient
+from wlm_tasks.storage.weburls import web_url
 
 DATA = os.urandom(2 * MiB + 5)
 
@@ -137,6 +147,7 @@ def test_a_server_that_goes_away_while_it_is_written(ftp: FtpStore) -> None:
 
     def progress(done: int, _size: int) -> None:
         if done == 4 * MiB:
+            wait_for(lambda: len(ftp.read_part("far.dat") or b"") >= MiB, what="a part")
             ftp.server.process.stop()
 
     with pytest.raises(StorageUnavailableError):
@@ -144,7 +155,8 @@ def test_a_server_that_goes_away_while_it_is_written(ftp: FtpStore) -> None:
     assert ftp.read("far.dat") is None
     ftp.server.start()
     kept = len(ftp.read_part("far.dat") or b"")
-    assert take(ftp, data).moved <= len(data) - kept + MiB
+    assert kept >= MiB
+    assert take(ftp, data).moved == len(data) - kept
     assert ftp.read("far.dat") == data
 
 
@@ -159,6 +171,10 @@ def test_a_server_that_goes_away_while_it_is_written(ftp: FtpStore) -> None:
         ({"STOR": "421 Too many."}, StorageUnavailableError, "421 Too many"),
         ({"STOR": "nonsense"}, StorageUnavailableError, "nonsense"),
         ({"SIZE": "500 What?"}, StorageRefusedError, "500 What"),
+        ({"SIZE": "213 many"}, StorageUnavailableError, "213 many"),
+        ({"SIZE": "213 -5"}, StorageUnavailableError, "213 -5"),
+        ({"SIZE": "200 Yes."}, StorageUnavailableError, "200 Yes"),
+        ({"PASV": "227 Somewhere."}, StorageUnavailableError, "227 Somewhere"),
         ({"RNTO": "451 Later."}, StorageUnavailableError, "451 Later"),
     ],
 )
@@ -177,28 +193,109 @@ def test_answers(ftp: FtpStore, answers: dict[str, str], kind: type[StepError], 
 def test_servers_that_can_less(ftp: FtpStore, answers: dict[str, str]) -> None:
     ftp.server.restart(answers=answers)
     ftp.write("far.dat", DATA)
-    fetch(ftp.backend, ftp.url("far.dat"), str(ftp.root), "x", stop_after(1))
-    assert bring(ftp) == DATA
-    other = DATA[::-1]
-    assert not take(ftp, other, control=stop_after(1)).complete
-    assert take(ftp, other).complete
+    url, root = ftp.url("far.dat"), str(ftp.root)
+    assert fetch(ftp.backend, url, root, "x", stop_after(1)).moved == MiB
+    assert fetch(ftp.backend, url, root, "x", CONTROL).moved == len(DATA) - MiB
+    assert (ftp.root / "x").read_bytes() == DATA
+    other = b"x" + DATA
+    assert take(ftp, other, control=stop_after(1)).moved == MiB
+    assert take(ftp, other).moved == len(other) - MiB
     assert ftp.read("far.dat") == other
 
 
 def test_a_part_that_cannot_be_gone_on_with(ftp: FtpStore) -> None:
     ftp.server.restart(answers={"REST": "502 No."})
     ftp.write_part("far.dat", DATA[:MiB] + b"z" * MiB)
-    with pytest.raises(StorageUnavailableError, match="a part that differs was removed"):
+    with pytest.raises(StorageUnavailableError, match=r"the part that was there is removed"):
         take(ftp, DATA)
     assert ftp.read_part("far.dat") is None
     assert take(ftp, DATA).complete
+
+
+@pytest.mark.parametrize("answer", ["502 No.", "550 No.", "451 Append/Restart not permitted."])
+def test_a_server_that_appends_nothing(ftp: FtpStore, answer: str) -> None:
+    ftp.server.restart(answers={"APPE": answer})
+    assert take(ftp, DATA, control=stop_after(1)).moved == MiB
+    assert take(ftp, DATA).moved == len(DATA) - MiB
+    assert ftp.read("far.dat") == DATA
+
+
+@pytest.mark.parametrize("answer", ["502 No.", "550 No.", "451 Append/Restart not permitted."])
+def test_a_server_that_takes_whole_files_only(ftp: FtpStore, answer: str) -> None:
+    ftp.server.restart(answers={"APPE": answer, "REST": answer})
+    assert take(ftp, DATA, control=stop_after(1)).moved == MiB
+    with pytest.raises(StorageUnavailableError, match=r"the part that was there is removed"):
+        take(ftp, DATA)
+    assert ftp.read_part("far.dat") is None
+    assert take(ftp, DATA).moved == len(DATA)
+    assert ftp.read("far.dat") == DATA
 
 
 def test_a_server_that_replaces_no_file(ftp: FtpStore) -> None:
     ftp.server.restart(keeps_names=True)
     ftp.write("far.dat", b"old")
     assert take(ftp, DATA).complete
+    assert [path.name for path in ftp.far.iterdir()] == ["far.dat"]
     assert ftp.read("far.dat") == DATA
+
+
+def test_kills_while_a_file_is_replaced(ftp: FtpStore) -> None:
+    """At each command from the last byte on one of both files is there, and a new try ends it."""
+    ftp.server.restart(keeps_names=True)
+    point = 0
+    while not _killed(ftp, point):
+        left = {path.name: path.read_bytes() for path in ftp.far.iterdir()}
+        assert left.get("far.dat", left.get(".far.dat.wlm-old")) in {b"old", DATA}, point
+        assert take(ftp, DATA).complete
+        assert [path.name for path in ftp.far.iterdir()] == ["far.dat"], point
+        assert ftp.read("far.dat") == DATA
+        point += 1
+    assert point > 8
+
+
+def _killed(ftp: FtpStore, point: int) -> bool:
+    """Kill a process before it sends that command of its commit; True if it sends fewer."""
+    ftp.write("far.dat", b"old")
+
+    def go() -> None:
+        commands: Iterator[int] | None = None
+        send = ftplib.FTP.putcmd
+
+        def putcmd(self: ftplib.FTP, line: str) -> None:
+            if commands is not None and next(commands) == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            send(self, line)
+
+        def progress(done: int, size: int) -> None:
+            nonlocal commands
+            if done == size:
+                commands = itertools.count()
+
+        ftplib.FTP.putcmd = putcmd  # type: ignore[method-assign]
+        take(ftp, DATA, control=TransferControl(progress=progress))
+
+    with forked(go) as pid:
+        status = os.waitpid(pid, 0)[1]
+    return os.WIFEXITED(status)
+
+
+def test_an_old_file_comes_back_if_the_new_gets_no_name(
+    ftp: FtpStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ftp.server.restart(keeps_names=True)
+    ftp.write("far.dat", b"old")
+    rename, asked = ftplib.FTP.rename, itertools.count()
+
+    def refused(self: ftplib.FTP, old: str, new: str) -> str:
+        if next(asked) == 2:
+            raise ftplib.error_perm("550 Not now.")  # noqa: S321
+        return rename(self, old, new)
+
+    monkeypatch.setattr(ftplib.FTP, "rename", refused)
+    with pytest.raises(StorageRefusedError, match=r"renaming: .*550 Not now"):
+        take(ftp, DATA)
+    assert ftp.read("far.dat") == b"old"
+    assert {path.name for path in ftp.far.iterdir()} == {"far.dat", ".far.dat.wlm-part"}
 
 
 def test_a_server_that_renames_nothing_keeps_the_old_file(ftp: FtpStore) -> None:
@@ -209,6 +306,15 @@ def test_a_server_that_renames_nothing_keeps_the_old_file(ftp: FtpStore) -> None
     assert ftp.read("far.dat") == b"old"
 
 
+def test_a_command_of_two_lines_is_never_sent(ftp: FtpStore) -> None:
+    ftp.write("far.dat", DATA)
+    url = web_url(ftp.url("far.dat"), FtpStorage.schemes, "")
+    client = FtpClient(url, Access("", {}, (), "ftp"))
+    with closing(client), pytest.raises(StorageUnavailableError, match="makes no sense"):
+        client.size("x\r\nDELE far.dat")
+    assert ftp.read("far.dat") == DATA
+
+
 def test_directories_are_made(ftp: FtpStore) -> None:
     assert take(ftp, DATA, url=ftp.url("a/b c/ü/far.dat")).complete
     assert ftp.read("a/b c/ü/far.dat") == DATA
@@ -216,7 +322,7 @@ def test_directories_are_made(ftp: FtpStore) -> None:
 
 def test_a_directory_is_no_file(ftp: FtpStore) -> None:
     (ftp.far / "far.dat").mkdir()
-    with pytest.raises(StorageRefusedError, match="No such file, or none that may be read"):
+    with pytest.raises(StorageMissingError, match="No such file, or none that may be read"):
         bring(ftp)
     with pytest.raises(StorageRefusedError, match="renaming: the server refuses: 550"):
         take(ftp, DATA)
@@ -242,7 +348,7 @@ BAD = [
     *("ftp://h/a%0Ab", "ftp://h/a%0D%0ADELE%20b", "ftp://h/a\nb", "ftp://h/a%00b", "ftp://h/%"),
     *("ftp://h/a%FFb", "ftp://h/a?b", "ftp://h/a#b", "ftp://h/a b", "ftp://u@h/x", "ftp://h:x/y"),
     *("ftp://u:hunter2@h/x", "ftp://h:0/x", "ftp://h:70000/x", "ftp://h/.x.wlm-part"),
-    *("ftp://h/%2F../x", "ftp://h/..%2Fx"),
+    *("ftp://h/%2F../x", "ftp://h/..%2Fx", "ftp://h/.x.wlm-old"),
 ]
 
 
