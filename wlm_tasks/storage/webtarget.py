@@ -154,7 +154,7 @@ class _WebPart:
         self._send(self._held)
         self._held = b""
         self._put = self._put or _begun(self._client, self._size)
-        status = self._put.end()
+        status, etag = self._put.end(), self._put.etag
         self.close()
         if status in _NO_DIRECTORY and _make_directories(self._client):
             raise StorageUnavailableError(
@@ -162,7 +162,7 @@ class _WebPart:
             )
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise put_trouble(self._client, status)
-        self._verify()
+        self._verify(etag)
         self._ended = True
         _STOPPED.pop(self._client.url, None)
 
@@ -197,8 +197,12 @@ class _WebPart:
         self._sums.add(data)
         self._sent += len(data)
 
-    def _verify(self) -> None:
-        """Compare size and digest as the server tells them; remove a file that is another."""
+    def _verify(self, etag: str) -> None:
+        """Compare size and digest as the server tells them.
+
+        What is there and is another is removed if `etag` proves that it is what was written; it
+        may be another writer's, too (RFC 9110, section 13.1.1).
+        """
         version, headers = _asked(self._client)
         differs = self._sums.differs(headers)
         if version.size is None and differs is None:
@@ -208,8 +212,9 @@ class _WebPart:
             size = version.size if version.size is not None else self._size
         if size == self._size and differs is None:
             return
-        with self._client.ask("DELETE"):
-            pass
+        if etag.startswith('"') and version.etag == etag:
+            with self._client.ask("DELETE", {"If-Match": etag}):
+                pass
         found = f"{size} bytes" if size != self._size else f"another {differs} digest"
         raise StorageUnavailableError(
             f"{self.place}: arrived with {found}, expected those of the {self._size} bytes sent"
