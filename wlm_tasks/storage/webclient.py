@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import http.cookiejar
+import logging
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,9 @@ from wlm_tasks.errors import (
 from wlm_tasks.model.checks import show
 from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.weburls import WebUrl
+
+# tells whole URLs where debugging is on, and what is behind their question mark may let one in
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 #: seconds for a connection, and without a byte until one counts as broken
 CONNECT_S: Final = 15.0
