@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -84,19 +83,16 @@ class _Sums:
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
-        self._adler32 = 1
 
     def add(self, data: bytes) -> None:
         self._sha256.update(data)
         self._md5.update(data)
-        self._adler32 = zlib.adler32(data, self._adler32)
 
     def differs(self, headers: requests.structures.CaseInsensitiveDict[str]) -> str | None:
         """Return which digest of the headers is another; those not known here do not count."""
         own = {
             "sha-256": self._sha256.digest(),
             "md5": self._md5.digest(),
-            "adler32": self._adler32.to_bytes(4, "big"),
         }
         told = [f"md5={headers['Content-MD5']}"] if "Content-MD5" in headers else []
         for header in ("Repr-Digest", "Digest"):  # RFC 9530, RFC 3230
