@@ -113,6 +113,7 @@ def test_a_setting_from_the_environment(tmp_path: Path) -> None:
         ({"shared_scratch": False, "upload_url": "ftp://host"}, "upload_url: got 'ftp://host'"),
         ({"shared_scratch": False, "upload_url": "http://u@host/x"}, "without a user"),
         ({"shared_scratch": False, "upload_url": "http://host/?a=b"}, "a query"),
+        ({"shared_scratch": False, "upload_url": 'http://host/"x'}, "expected a URL"),
     ],
 )
 def test_settings_of_such_a_site(more: dict[str, object], expected: str) -> None:

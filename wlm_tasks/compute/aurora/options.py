@@ -16,6 +16,8 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 #: what the scheduler takes as a part of a job key (its ConfigurationManager)
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}")
+#: what no URL has and a file of curl's settings would misread
+_ODD: Final = frozenset(' "\\')
 #: schedulers before 0.19 refuse a role and a name that are longer together
 _ROLE_LIMIT: Final = 65
 _REQUIRED: Final = ("url", "cluster", "role", "environment")
@@ -107,7 +109,7 @@ class _Reader:
             good = parts.scheme in _DEFAULT_PORTS and parts.hostname and (parts.port or 1) > 0
         except ValueError:
             good = False
-        if not good or "@" in parts.netloc or parts.query or parts.fragment or " " in value:
+        if not good or "@" in parts.netloc or parts.query or parts.fragment or set(value) & _ODD:
             self._refuse(key, expected)
         return value.rstrip("/")
 

@@ -114,14 +114,14 @@ again() {
   fault 'the attempt was started before by another task, and is not run a second time'
 }
 mark=@MARK@
-code=$(ask "$mark" --max-time 60 -o /dev/null -w '%{http_code}')
+code=$(ask "$mark" --max-time 20 -o /dev/null -w '%{http_code}')
 case $code in
   404 | 410) ;;
   2??) again ;;
   *) fault "upload_url does not tell whether the attempt was started before: status $code" ;;
 esac
 echo "$(hostname) $$" > .wlm/mark
-put .wlm/mark "$mark" --retry 0 -H 'If-None-Match: *' && exit
+put .wlm/mark "$mark" --retry 0 --max-time 20 -H 'If-None-Match: *' && exit
 [ "$code" = 412 ] && again
 fault "upload_url did not take the mark of the attempt's start: $said"
 """

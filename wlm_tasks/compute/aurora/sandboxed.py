@@ -26,7 +26,7 @@ from wlm_tasks.compute.aurora.generations import Generation
 from wlm_tasks.compute.aurora.job import native_id
 from wlm_tasks.compute.aurora.notes import Notes
 from wlm_tasks.compute.aurora.uploads import Uploads
-from wlm_tasks.compute.base import CANCEL_WAIT_S, JobRef, JobSpec, JobState, JobStatus
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.local import translated
 from wlm_tasks.errors import (
     BackendUnavailableError,
@@ -136,12 +136,13 @@ class SandboxedBackend(AuroraBackend):
         """Return what the ended job uploaded; waits a while for a server that does not tell."""
         if not self._uploads or not all(one.ended for one in tasks_of.newest(found)):
             return None
+        late = self._late
         try:
             record = self._fetched(notes)
         except BackendUnavailableError as error:
             ended_at = max((one.ended_at or 0.0 for one in found), default=0.0)
             silent = 0.0 <= self._uploads.silent_s < _RECORD_WAIT_S
-            if silent or self._asked_s > _POLL_S or time.time() < ended_at + _RECORD_WAIT_S:
+            if late or silent or time.time() < ended_at + _RECORD_WAIT_S:
                 raise
             _log.warning("site %s: a job without its record: %s", self.name, error.message)
             return None
@@ -149,10 +150,15 @@ class SandboxedBackend(AuroraBackend):
             _keep(notes, record)
         return record
 
+    @property
+    def _late(self) -> bool:
+        """Whether this poll asks for no further record; a server that is silent is left alone."""
+        return self._asked_s > _POLL_S and self._uploads.silent_s < 0.0
+
     def _fetched(self, notes: Notes) -> ExitRecord | None:
         if not self._uploads:
             return None
-        if self._asked_s > _POLL_S:
+        if self._late:
             raise BackendUnavailableError("its record is fetched in the next poll")
         begun = time.monotonic()
         try:
@@ -166,21 +172,10 @@ class SandboxedBackend(AuroraBackend):
         known = self._exists(Notes(ref, self._patience))
         return native_id(self._options, ref.token) if known else None
 
-    @translated
-    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
-        """Have the tasks killed and wait until none is left and none can come any more."""
-        self._files.check_inside(ref.workdir)
-        notes = Notes(ref, self._patience)
-        with notes.locked(wait_s):
-            if notes.exit() is not None:
-                return True
-            if not notes.cancelled and self._has_ended(ref.token):
-                return True
-            notes.mark_cancelled()
-        return self._killed(notes, None, wait_s)
-
-    def _has_ended(self, token: str) -> bool:
-        found = self._look(token)
+    def _has_ended(self, notes: Notes) -> bool:
+        if notes.cancelled:
+            return False
+        found = self._look(notes.ref.token)
         return all(one.ended for one in found) and tasks_of.confirmed(found)
 
     def _surely_over(
