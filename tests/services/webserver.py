@@ -40,6 +40,8 @@ class Faults:
     expect: bool = True  #: False: PUT is answered once all is there, as by old servers
     no_expect: bool = False  #: 100-continue is answered with 417
     keeps: int | None = None  #: only so many bytes of what is put are kept
+    tells_etag: bool = True  #: False: what answers PUT has no ETag
+    then: bytes | None = None  #: what another writer puts there right behind ours
     spoils: bool = False  #: the first byte of what is put becomes another
     digest: str = ""  #: the digest header that HEAD has: Repr-Digest, Digest or Content-MD5
     parents: bool = False  #: directories must be made before files
@@ -92,9 +94,14 @@ class WebServer(Service):
     def url(self, name: str) -> str:
         return f"{self.base}/{quote(name)}"
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> int:
         self._versions += 1
         self._files[f"/{name}"] = _Stored(data, self._versions)
+        return self._versions
+
+    def version(self, name: str) -> int:
+        stored = self._files.get(f"/{name}")
+        return 0 if stored is None else stored.version
 
     def read(self, name: str) -> bytes | None:
         stored = self._files.get(f"/{name}")
@@ -187,11 +194,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.faults.spoils:
             data = bytes([data[0] ^ 1]) + data[1:]
-        self.store.write(self.name, data[: self.faults.keeps])
-        self._answer(201)
+        version = self.store.write(self.name, data[: self.faults.keeps])
+        self._answer(201, etag=f'"{version}"' if self.faults.tells_etag else "")
+        if self.faults.then is not None:
+            self.store.write(self.name, self.faults.then)
 
     def do_DELETE(self) -> None:
         self._note()
+        if self.headers.get("If-Match", "*") not in {"*", f'"{self.store.version(self.name)}"'}:
+            self._answer(412)
+            return
         self.store.remove(self.name)
         self._answer(204)
 
@@ -225,8 +237,10 @@ class _Handler(BaseHTTPRequestHandler):
             return 409 if parent else 0
         return 0
 
-    def _answer(self, status: int) -> None:
+    def _answer(self, status: int, etag: str = "") -> None:
         self.send_response(status, self.faults.phrase or None)
+        if etag:
+            self.send_header("ETag", etag)
         if self.faults.location and status >= 300:
             self.send_header("Location", self.faults.location)
         if status != 204:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import http.cookiejar
+import logging
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,12 +19,16 @@ import urllib3
 from wlm_tasks.errors import (
     InvalidPathError,
     StepError,
+    StorageMissingError,
     StorageRefusedError,
     StorageUnavailableError,
 )
 from wlm_tasks.model.checks import show
 from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.weburls import WebUrl
+
+# tells whole URLs where debugging is on, and what is behind their question mark may let one in
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 #: seconds for a connection, and without a byte until one counts as broken
 CONNECT_S: Final = 15.0
@@ -63,7 +68,7 @@ class WebClient:
             raise InvalidPathError(f"URL: got {show(self.place)}, which is none ({kind})") from None
         self.url: Final = prepared or url  #: with everything escaped that must be
         self.access: Final = access
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         self._session.headers["User-Agent"] = "wlm_tasks"
 
@@ -85,7 +90,9 @@ class WebClient:
         finally:
             # with the answer read to its end the next request goes out on the same connection
             length = response.headers.get("Content-Length", "")
-            if method == "HEAD" or (length.isdigit() and int(length) <= _SMALL):
+            if method == "HEAD" or (
+                length.isascii() and length.isdigit() and int(length) <= _SMALL
+            ):
                 with suppress(requests.RequestException):
                     _ = response.content
             response.close()
@@ -149,6 +156,13 @@ class WebClient:
         return target
 
 
+class _Session(requests.Session):
+    """Follows nothing by itself: it would read what an answer sends along, however much that is."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Tell none."""
+
+
 class _Authorization(requests.auth.AuthBase):
     """The credentials of one request; none of its own accord, as from a ``.netrc``."""
 
@@ -203,7 +217,7 @@ def trouble(place: str, status: int, access: Access, what: str = "") -> StepErro
     """Return the error of a status that is not the one wished for."""
     told = f"{place}: {what}" if what else f"{place}: "
     if status in _GONE:
-        return StorageRefusedError(f"{place}: No such file (HTTP {status})")
+        return StorageMissingError(f"{place}: No such file (HTTP {status})")
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return StorageRefusedError(f"{told}permission denied (HTTP {status}): {_hint(access)}")
     if status == HTTPStatus.INSUFFICIENT_STORAGE:

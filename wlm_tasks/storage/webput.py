@@ -36,6 +36,7 @@ class Put:
         self._place = client.place
         self.early: int | None = None
         self.location = ""
+        self.etag = ""  #: of what was written, if the server's answer tells it
         with translated(self._place, client.access):
             self._connection, target, headers = _connection(url, client.access)
             try:
@@ -90,6 +91,7 @@ class Put:
     def _answer(self) -> int:
         response = self._connection.getresponse()
         self.location = response.headers.get("Location", "")
+        self.etag = response.headers.get("ETag", "")
         response.read(_LONGEST)
         return response.status
 
@@ -171,7 +173,8 @@ def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, s
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    proxy = urlsplit(select_proxy(url, get_environ_proxies(url)) or "")
+    through = select_proxy(url, get_environ_proxies(url)) or ""
+    proxy = urlsplit(through if "://" in through or not through else f"http://{through}")
     at = (proxy.hostname, proxy.port or _PORTS["http"]) if proxy.hostname else (host, port)
     headers = _proxy_headers(proxy.username, proxy.password)
     if proxy.hostname and proxy.scheme != "http":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -84,19 +83,16 @@ class _Sums:
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
-        self._adler32 = 1
 
     def add(self, data: bytes) -> None:
         self._sha256.update(data)
         self._md5.update(data)
-        self._adler32 = zlib.adler32(data, self._adler32)
 
     def differs(self, headers: requests.structures.CaseInsensitiveDict[str]) -> str | None:
         """Return which digest of the headers is another; those not known here do not count."""
         own = {
             "sha-256": self._sha256.digest(),
             "md5": self._md5.digest(),
-            "adler32": self._adler32.to_bytes(4, "big"),
         }
         told = [f"md5={headers['Content-MD5']}"] if "Content-MD5" in headers else []
         for header in ("Repr-Digest", "Digest"):  # RFC 9530, RFC 3230
@@ -154,7 +150,7 @@ class _WebPart:
         self._send(self._held)
         self._held = b""
         self._put = self._put or _begun(self._client, self._size)
-        status = self._put.end()
+        status, etag = self._put.end(), self._put.etag
         self.close()
         if status in _NO_DIRECTORY and _make_directories(self._client):
             raise StorageUnavailableError(
@@ -162,7 +158,7 @@ class _WebPart:
             )
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise put_trouble(self._client, status)
-        self._verify()
+        self._verify(etag)
         self._ended = True
         _STOPPED.pop(self._client.url, None)
 
@@ -197,8 +193,12 @@ class _WebPart:
         self._sums.add(data)
         self._sent += len(data)
 
-    def _verify(self) -> None:
-        """Compare size and digest as the server tells them; remove a file that is another."""
+    def _verify(self, etag: str) -> None:
+        """Compare size and digest as the server tells them.
+
+        What is there and is another is removed if `etag` proves that it is what was written; it
+        may be another writer's, too (RFC 9110, section 13.1.1).
+        """
         version, headers = _asked(self._client)
         differs = self._sums.differs(headers)
         if version.size is None and differs is None:
@@ -208,8 +208,9 @@ class _WebPart:
             size = version.size if version.size is not None else self._size
         if size == self._size and differs is None:
             return
-        with self._client.ask("DELETE"):
-            pass
+        if etag.startswith('"') and version.etag == etag:
+            with self._client.ask("DELETE", {"If-Match": etag}):
+                pass
         found = f"{size} bytes" if size != self._size else f"another {differs} digest"
         raise StorageUnavailableError(
             f"{self.place}: arrived with {found}, expected those of the {self._size} bytes sent"

@@ -16,6 +16,7 @@ from services.webserver import Faults, WebServer
 from wlm_tasks.errors import (
     InvalidPathError,
     StepError,
+    StorageMissingError,
     StorageRefusedError,
     StorageUnavailableError,
 )
@@ -117,11 +118,23 @@ def test_a_file_that_cannot_be_counted(
         bring(http)
 
 
+def test_bytes_that_cannot_be_passed_over_in_time(
+    http: HttpStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http.write("far.dat", DATA)
+    url, root = http.url("far.dat"), str(http.root)
+    assert fetch(http.backend, url, root, "x", stop_after(1)).moved == MiB
+    monkeypatch.setattr(websource, "COUNT_S", -1.0)
+    faults.ranges = False
+    with pytest.raises(StorageUnavailableError, match=r"the 1048576 bytes .* passed over"):
+        fetch(http.backend, url, root, "x", CONTROL)
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "told"),
     [
-        (404, StorageRefusedError, "No such file"),
-        (410, StorageRefusedError, "No such file"),
+        (404, StorageMissingError, "No such file"),
+        (410, StorageMissingError, "No such file"),
         (401, StorageRefusedError, "permission denied .*credentials"),
         (403, StorageRefusedError, "permission denied .*credentials"),
         (400, StorageRefusedError, "400 Bad Request"),

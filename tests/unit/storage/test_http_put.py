@@ -103,6 +103,19 @@ def test_a_file_that_arrived_short_is_removed(http: HttpStore, faults: Faults) -
     assert http.read("far.dat") is None
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"then": b"another's"}, {"keeps": 7, "tells_etag": False}], ids=["theirs", "unknown"]
+)
+def test_what_may_be_another_writers_is_left(
+    http: HttpStore, faults: Faults, wrong: dict[str, Any]
+) -> None:
+    for name, value in wrong.items():
+        setattr(faults, name, value)
+    with pytest.raises(StorageUnavailableError, match=r"arrived with \d bytes, expected"):
+        take(http, DATA)
+    assert http.read("far.dat") == wrong.get("then", DATA[:7])
+
+
 @pytest.mark.parametrize("wrong", [{"head": False}, {"chunked": True}], ids=str)
 def test_what_was_put_is_verified_by_get(
     http: HttpStore, faults: Faults, wrong: dict[str, Any]

@@ -140,15 +140,17 @@ def test_a_query_is_sent_and_not_shown(http: HttpStore, webserver: WebServer) ->
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("before", ["http://me:hunter2@", "http://", ""])
 def test_a_proxy_of_the_environment(
-    http: HttpStore, webserver: WebServer, monkeypatch: pytest.MonkeyPatch
+    http: HttpStore, webserver: WebServer, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     host, port = webserver.base.rpartition("/")[2].split(":")
-    monkeypatch.setenv("http_proxy", f"http://me:hunter2@{host}:{port}")
+    monkeypatch.setenv("http_proxy", f"{before}{host}:{port}")
     assert take(http, DATA, url="http://lab.invalid/a/far.dat").complete
     assert http.read("a/far.dat") == DATA
     assert bring(http, "http://lab.invalid/a/far.dat") == DATA
     for asked in webserver.asked:
         assert asked.path.startswith("http://lab.invalid/a/")
         assert asked.headers["Host"] == "lab.invalid"
-        assert asked.headers["Proxy-Authorization"] == "Basic bWU6aHVudGVyMg=="
+        wanted = "Basic bWU6aHVudGVyMg==" if "@" in before else None
+        assert asked.headers.get("Proxy-Authorization") == wanted
