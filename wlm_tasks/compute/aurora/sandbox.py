@@ -29,6 +29,7 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from wlm_tasks.compute.aurora import sandbox_scripts as scripts_of
 from wlm_tasks.compute.aurora.carrying import file_name, shown
 from wlm_tasks.compute.aurora.thermos import FINALIZATION_S, Process
 from wlm_tasks.compute.base import JobSpec
@@ -44,183 +45,6 @@ ARCHIVE_LIMIT: Final = 512 * 1024
 #: most of an output stream that is kept, its end, in bytes
 _STREAM_BYTES: Final = 16 << 20
 
-_LIBRARY: Final = r"""
-set -u
-umask 077
-LC_ALL=C
-fault() {  # TEXT: the first one counts
-  [ -e .wlm/fault ] || printf '%s' "$1" > .wlm/fault
-  printf '%s\n' "$1" >&2
-  exit 1
-}
-curl=(curl -q -g -s --proto '=http,https,ftp' --connect-timeout 30)
-slow=(--speed-limit 1 --speed-time 120)
-ask() {  # URL OPTION...: curl, which reads the URL and is not given it as an argument
-  printf 'url = "%s"\n' "$1" | "${curl[@]}" "${@:2}" -K -
-}
-put() {  # FILE URL [OPTION...]: false unless the server says that it took the file
-  local rc
-  code=$(ask "$2" --retry 2 --ftp-create-dirs "${slow[@]}" \
-    -o /dev/null -w '%{http_code}' "${@:3}" -T "$1")
-  rc=$?
-  said="status $code"
-  [ $rc = 0 ] || said+=", curl's exit code $rc"
-  [ $rc = 0 ] && [[ $code = 2?? ]]
-}
-digest() { set -- $(sha256sum < "$1"); printf '%s' "$1"; }
-guard_lives() {  # the one that made the claim
-  local line stat=
-  read -r line < .wlm/job/started || return
-  [[ $line =~ \"pid\":([0-9]+),\"start\":([0-9]+), ]] || return
-  IFS= read -r -d '' stat < "/proc/${BASH_REMATCH[1]}/stat"
-  stat=(${stat##*) })
-  [[ ${stat[0]-Z} != [ZX] ]] && [ "${stat[19]-}" = "${BASH_REMATCH[2]}" ]
-} 2> /dev/null
-read_told() {  # sets `told` to the guard's exit record, or `reason` to why there is none
-  told=
-  reason='ended before its payload was started'
-  [ -e .wlm/job/started ] && reason='its guard was killed'
-  guard_lives && reason='ended while its guard was still at work'
-  [ -s .wlm/job/exit.json ] && read -r told < .wlm/job/exit.json && reason=
-}
-ended_well() { [[ $told = '{"code":0,'*'"reason":"exit"}'* ]]; }
-"""
-
-_PLACE: Final = r"""
-. .wlm/library.sh
-place() {  # NAME DEST SHA256 HOW MESSAGE
-  local from found
-  for from in "../$1" "./$1"; do [ -f "$from" ] && break; done
-  [ -f "$from" ] || fault "$5 is not in the sandbox, though it was to be fetched"
-  if [ -n "$3" ]; then
-    found=$(digest "$from")
-    [ "$found" = "$3" ] || fault "$5 has the SHA-256 $found, expected $3"
-  fi
-  mkdir -p "$(dirname "work/$2")" && "$4" "work/$2" < "$from" || fault "$5 cannot be put in place"
-}
-# no argument is the file's name, which is part of a URL
-copy() { cat > "$1"; }
-link() { ln -L -T /dev/fd/0 "$1" 2> /dev/null || copy "$1"; }
-trap 'fault "the inputs were not all put in place, for which there are @SECONDS@ s"' TERM
-mkdir -p work
-"""
-
-# A task that Aurora starts again long after the first finds the mark; of two that start at once a
-# server that heeds If-None-Match lets one through.
-_START: Final = r"""
-. .wlm/library.sh
-again() {
-  : > .wlm/again
-  fault 'the attempt was started before by another task, and is not run a second time'
-}
-mark=@MARK@
-code=$(ask "$mark" --max-time 20 -o /dev/null -w '%{http_code}')
-case $code in
-  404 | 410) ;;
-  2??) again ;;
-  *) fault "upload_url does not tell whether the attempt was started before: status $code" ;;
-esac
-echo "$(hostname) $$" > .wlm/mark
-put .wlm/mark "$mark" --retry 0 --max-time 20 -H 'If-None-Match: *' && exit
-[ "$code" = 412 ] && again
-fault "upload_url did not take the mark of the attempt's start: $said"
-"""
-
-_JOB: Final = """\
-mkdir -p work .wlm/job
-export WLM_JOB_TOKEN=@TOKEN@
-exec bash .wlm/job.sh
-"""
-
-# A guard that did not run the payload may end well; one that Thermos starts a second time, since it
-# lost sight of the first, finds the claim taken and leaves while the first goes on.
-_CHECK: Final = r"""
-. .wlm/library.sh
-while guard_lives; do sleep 0.5; done
-read_told
-[ -n "$told" ] || fault "$reason"
-ended_well
-"""
-
-_LIMITED: Final = "exec timeout -k 10 @SECONDS@ bash @SCRIPT@\n"
-
-_SEND: Final = r"""
-. .wlm/library.sh
-root=$(realpath -e work) || fault 'the directory of the job is gone'
-gone() { [[ $1 = 404 || $1 = 410 || ${2-} = 78 ]]; }  # STATUS [CURL'S-EXIT-CODE]
-look() {  # URL MESSAGE: sets `found` to the size there, if the server tells it
-  local answer code name value rc
-  found=
-  answer=$(ask "$1" --max-time 60 -I -w '\n%{http_code}')
-  rc=$?
-  code=${answer##*$'\n'}
-  ! gone "$code" $rc || fault "$2 is not there after the upload: status $code"
-  [ $rc = 0 ] && [[ $code = 2?? || $1 = ftp:* ]] || return
-  while IFS=': ' read -r name value; do
-    value=${value%$'\r'}
-    [[ ${name,,} = content-length && $value =~ ^[0-9]+$ ]] && found=$value
-  done < <(printf '%s' "$answer")
-}
-read_back() {  # URL SHA256 MESSAGE: who gave a digest wants it verified, if we may read there
-  local found rc code
-  found=$(set -o pipefail; ask "$1" -f "${slow[@]}" | sha256sum)
-  rc=$?
-  found=${found%% *}
-  if [ $rc = 22 ]; then  # the server says no
-    code=$(ask "$1" --max-time 60 -r 0-0 -o /dev/null -w '%{http_code}')
-    ! gone "$code" || fault "$3 is not there after the upload: status $code"
-    return
-  fi
-  [ $rc = 0 ] || fault "$3 cannot be read back after the upload: curl's exit code $rc"
-  [ "$found" = "$2" ] || fault "$3 has the SHA-256 $found after the upload, expected $2"
-}
-send() {  # PATH URL SHA256 MESSAGE-OF-SRC MESSAGE-OF-DEST
-  local real found size
-  real=$(realpath -e -- "work/$1") && [ -f "$real" ] || fault "$4 was not made by the job"
-  [[ $real = "$root"/* ]] || fault "$4 leads out of the directory of the job"
-  if [ -n "$3" ]; then
-    found=$(digest "$real")
-    [ "$found" = "$3" ] || fault "$4 has the SHA-256 $found, expected $3"
-  fi
-  put "$real" "$2" || fault "$5 was not taken by its server: $said"
-  size=$(stat -c %s -- "$real")
-  look "$2" "$5"
-  [ "${found:-$size}" = "$size" ] || fault "$5 has $found bytes after the upload, expected $size"
-  [ -z "$3" ] || read_back "$2" "$3" "$5"
-}
-trap 'fault "the outputs were not all sent, for which there are @SECONDS@ s"' TERM
-"""
-
-_SENT: Final = """\
-: > .wlm/sent || fault 'that the outputs were sent cannot be noted: is the disk full?'
-"""
-
-_RECORD: Final = r"""
-. .wlm/library.sh
-[ -e .wlm/again ] && exit
-place=@PLACE@
-read_told
-if [ -e .wlm/fault ]; then
-  reason=$(< .wlm/fault)
-  reason=${reason:-'a fault that could not be noted: is the disk full?'}
-elif ended_well && [ @OUTPUTS@ != 0 ] && [ ! -e .wlm/sent ]; then
-  reason='its outputs were not all sent'
-fi
-if [ -n "$reason" ]; then
-  begun=null
-  [[ $told =~ \"start\":([0-9.]+) ]] && begun=${BASH_REMATCH[1]}
-  told="{\"code\":null,\"start\":$begun,\"end\":$(date +%s.%N),\"reason\":\"$reason\"}"
-fi
-printf '%s\n' "$told" > .wlm/record
-put .wlm/record "$place.exit.json" --max-time 10 --retry-max-time 10
-for stream in stderr stdout; do
-  [ -f ".wlm/job/$stream" ] || continue
-  tail -c @BYTES@ ".wlm/job/$stream" > ".wlm/$stream"
-  put ".wlm/$stream" "$place.$stream" --max-time @SECONDS@ --retry-max-time @SECONDS@
-done
-exit 0
-"""
-
 
 def processes(spec: JobSpec, *, upload_url: str, transfer_s: int) -> tuple[Process, ...]:
     """Return the processes of a job that carries its files, in their order.
@@ -235,14 +59,14 @@ def processes(spec: JobSpec, *, upload_url: str, transfer_s: int) -> tuple[Proce
         found.append(Process(name, f"exec bash .wlm/{name}.sh\n", final=final))
 
     def add_limited(name: str) -> None:
-        script = _filled(_LIMITED, SECONDS=str(transfer_s), SCRIPT=f".wlm/{name}.sh")
+        script = _filled(scripts_of.LIMITED, SECONDS=str(transfer_s), SCRIPT=f".wlm/{name}.sh")
         found.append(Process(name, script))
 
     if spec.inputs:
         add_limited("place")
     if upload_url:
         add("start")
-    found.append(Process("job", _filled(_JOB, TOKEN=shlex.quote(spec.ref.token))))
+    found.append(Process("job", _filled(scripts_of.JOB, TOKEN=shlex.quote(spec.ref.token))))
     add("check")
     if spec.outputs:
         add_limited("send")
@@ -260,23 +84,25 @@ def _scripts(spec: JobSpec, upload_url: str, transfer_s: int) -> dict[str, str]:
     # the guard's last word about where it is comes from the sandbox
     where = "wlm_workdir=$PWD/work\nwlm_attempt=$PWD/.wlm/job\n"
     scripts = {
-        ".wlm/library.sh": _LIBRARY,
+        ".wlm/library.sh": scripts_of.LIBRARY,
         ".wlm/job.sh": head(spec, bells=None) + where + BODY,
-        ".wlm/check.sh": _CHECK,
+        ".wlm/check.sh": scripts_of.CHECK,
         ".wlm/job/payload.sh": f"{spec.script}\n",
     }
     seconds = str(transfer_s)
     if spec.inputs:
         lines = "".join(_place_lines(spec))
-        scripts[".wlm/place.sh"] = _filled(_PLACE, SECONDS=seconds) + lines
+        scripts[".wlm/place.sh"] = _filled(scripts_of.PLACE, SECONDS=seconds) + lines
     if spec.outputs:
         lines = "".join(_send_lines(spec))
-        scripts[".wlm/send.sh"] = _filled(_SEND, SECONDS=seconds) + lines + _SENT
+        scripts[".wlm/send.sh"] = (
+            _filled(scripts_of.SEND, SECONDS=seconds) + lines + scripts_of.SENT
+        )
     if upload_url:
         place = upload_place(upload_url, spec.ref.token)
-        scripts[".wlm/start.sh"] = _filled(_START, MARK=shlex.quote(f"{place}.started"))
+        scripts[".wlm/start.sh"] = _filled(scripts_of.START, MARK=shlex.quote(f"{place}.started"))
         scripts[".wlm/record.sh"] = _filled(
-            _RECORD,
+            scripts_of.RECORD,
             PLACE=shlex.quote(place),
             OUTPUTS=str(len(spec.outputs)),
             BYTES=str(_STREAM_BYTES),
