@@ -124,7 +124,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     def send(_app: object, steps: Iterable[NextStep]) -> None:
         made.chains += steps
 
-    def send_system(_app: object, task: str, args: list[object], _queue: str) -> None:
+    def send_system(
+        _app: object, task: str, args: list[object], _queue: str, **_how: object
+    ) -> None:
         made.on_system(task)
         made.system.append((task, args))
 

@@ -9,10 +9,15 @@ import pytest
 from state.rig import Rig
 from state.world import MONITOR, SETUP, STAGE_OUT, World, experiment, in_threads, new
 
-from wlm_tasks.errors import BackendUnavailableError, IllegalTransitionError
+from wlm_tasks.errors import (
+    BackendUnavailableError,
+    IllegalTransitionError,
+    JobRejectedError,
+)
 from wlm_tasks.model.cleanup import Cleanup
 from wlm_tasks.model.states import ExperimentState, JobRecord
 from wlm_tasks.model.steps import StepName
+from wlm_tasks.state.cleaning import Removal
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
 from wlm_tasks.tasks.cleaning import remove_directory
 
@@ -44,6 +49,13 @@ def failed(world: World, policy: str = "delete") -> str:
     world.end_job(experiment_id, JobRecord.FAILED, reason="exit code 1")
     assert world.state(experiment_id) is ExperimentState.FAILED
     return experiment_id
+
+
+def begun(world: World, experiment_id: str) -> Removal:
+    """Begin a removal."""
+    removal = world.store.cleaning.begin(experiment_id)
+    assert removal is not None
+    return removal
 
 
 def test_only_what_has_ended_and_wants_it(world: World) -> None:
@@ -98,13 +110,14 @@ def test_not_while_a_job_may_live_and_not_what_never_began(world: World) -> None
 
 def test_it_is_told_once_and_shown(world: World) -> None:
     cleaning, experiment_id = world.store.cleaning, done(world)
-    removal, again = cleaning.begin(experiment_id), cleaning.begin(experiment_id)
-    assert removal is not None
-    assert removal == again
-    assert removal.workdir == f"/scratch/{experiment_id}"
+    early, removal = begun(world, experiment_id), begun(world, experiment_id)
+    assert (early.number, removal.number) == (1, 2)
+    assert removal.workdirs == (f"/scratch/{experiment_id}",)
     assert cleaning.due(10) == []  # for a minute
+    cleaning.removed(early, ["/scratch/x"])
+    assert world.store.views.experiment(experiment_id).removed_at is None
     for _ in range(2):
-        cleaning.removed(experiment_id, "/scratch/x")
+        cleaning.removed(removal, ["/scratch/x"])
     assert world.log(experiment_id).count((0, "REMOVED")) == 1
     event = world.store.views.events(experiment_id)[-1]
     assert (event.state, event.detail) == ("REMOVED", {"directory": "/scratch/x"})
@@ -119,8 +132,8 @@ def test_what_failed_is_tried_again_later_each_time(world: World) -> None:
     cleaning, experiment_id = world.store.cleaning, done(world)
     waits = []
     for _ in range(3):
-        assert cleaning.begin(experiment_id) is not None
-        cleaning.failed(experiment_id, "no way")
+        removal = begun(world, experiment_id)
+        cleaning.failed(removal, "no way")
         row = world.store.database
         with row.read() as connection:
             waits.append(
@@ -129,18 +142,17 @@ def test_what_failed_is_tried_again_later_each_time(world: World) -> None:
             )
     assert waits == pytest.approx([60, 120, 240], abs=5)
     assert world.store.views.experiment(experiment_id).cleanup_reason == "no way"
-    cleaning.asked([experiment_id])
-    cleaning.removed(experiment_id, "/x")
+    cleaning.removed(removal, ["/x"])
     assert world.store.views.experiment(experiment_id).cleanup_reason is None
 
 
 def test_a_retry_after_it_begins_anew_and_not_while_it_goes_on(world: World) -> None:
     cleaning, retry = world.store.cleaning, world.store.intake.retry
     experiment_id = failed(world)
-    cleaning.begin(experiment_id)
+    removal = begun(world, experiment_id)
     with pytest.raises(IllegalTransitionError, match="directory is being removed: try again later"):
         retry(experiment_id)
-    cleaning.removed(experiment_id, "/x")
+    cleaning.removed(removal, ["/x"])
     with pytest.raises(IllegalTransitionError, match="retry it from setup, not from submit"):
         retry(experiment_id, StepName.SUBMIT)
     assert retry(experiment_id) is SETUP
@@ -150,6 +162,42 @@ def test_a_retry_after_it_begins_anew_and_not_while_it_goes_on(world: World) -> 
     world.until(experiment_id, STAGE_OUT)
     world.store.claims.finish(world.claim(experiment_id, STAGE_OUT), carry_on=None)
     assert cleaning.due(10) == [experiment_id]
+
+
+def test_a_removal_that_was_held_up_says_nothing_of_what_came_after(world: World) -> None:
+    cleaning, experiment_id = world.store.cleaning, failed(world)
+    late, removal = begun(world, experiment_id), begun(world, experiment_id)
+    cleaning.removed(removal, ["/x"])
+    world.store.intake.retry(experiment_id)
+    world.until(experiment_id, MONITOR)
+    world.end_job(experiment_id, JobRecord.FAILED, reason="exit code 1")
+    again = begun(world, experiment_id)
+    assert again.number == late.number
+    assert again.mark > late.mark
+    cleaning.failed(late, "no way")
+    cleaning.kept(late, "no way")
+    cleaning.removed(late, ["/x"])
+    view = world.store.views.experiment(experiment_id)
+    assert (view.cleanup, view.cleanup_reason, view.removed_at) == ("delete", None, None)
+
+
+def test_asking_leaves_the_pause_of_a_removal_that_has_begun(world: World) -> None:
+    cleaning, experiment_id = world.store.cleaning, done(world)
+    for _ in range(6):
+        begun(world, experiment_id)
+    cleaning.ask([experiment_id])
+    with world.store.database.read() as connection:
+        due_at = connection.exec_driver_sql("SELECT cleanup_at FROM experiments").scalar_one()
+    assert due_at - world.store.views.now() > 1800
+
+
+def test_every_directory_it_ever_had(world: World) -> None:
+    experiment_id = failed(world)
+    world.store.intake.retry(experiment_id, StepName.SUBMIT)
+    world.submit(experiment_id)
+    world.sql("UPDATE jobs SET workdir = '/old/x' WHERE number = 1")
+    world.end_job(experiment_id, JobRecord.FAILED, reason="exit code 1")
+    assert begun(world, experiment_id).workdirs == ("/old/x", f"/scratch/{experiment_id}")
 
 
 def _act(acts: Sequence[Callable[[str], object]], experiment_id: str, number: int) -> object:
@@ -234,7 +282,7 @@ def test_a_crash_between_the_removal_and_its_record(rig: Rig) -> None:
 def test_a_site_that_cannot(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment_id, _workdir = ended(rig)
     backend = rig.app.runtime.site("alpha").backend
-    monkeypatch.setattr(type(backend), "discard", lambda _self, _workdir: False)
+    monkeypatch.setattr(type(backend), "discard", lambda *_: False)
     assert remove_directory(rig.app.runtime, experiment_id) == "kept"
     view = rig.world.store.views.experiment(experiment_id)
     assert (view.cleanup, view.removed_at) == (None, None)
@@ -242,3 +290,26 @@ def test_a_site_that_cannot(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rig.duties.clean() == 0
     assert rig.world.log(experiment_id).count((0, "KEPT")) == 1
     assert rig.world.store.intake.retry(experiment_id) is SETUP
+
+
+def test_what_is_refused_for_good_is_kept(rig: Rig) -> None:
+    experiment_id, _workdir = ended(rig)
+    rig.fake.fail("discard", JobRejectedError("Read-only file system"))
+    assert remove_directory(rig.app.runtime, experiment_id) == "kept"
+    view = rig.world.store.views.experiment(experiment_id)
+    assert (view.cleanup, view.cleanup_reason) == (None, "Read-only file system")
+    assert rig.world.store.intake.retry(experiment_id) is SETUP
+
+
+def test_a_removal_held_up_until_a_retry_runs(rig: Rig) -> None:
+    """It was begun first, another one ended before, and the experiment is set up again."""
+    experiment_id, workdir = ended(rig)
+    late = begun(rig.world, experiment_id)
+    assert remove_directory(rig.app.runtime, experiment_id) == "removed"
+    rig.world.store.intake.retry(experiment_id)
+    while rig.work():
+        pass
+    assert workdir in rig.fake.workdirs
+    with pytest.raises(JobRejectedError, match="was set up again"):
+        rig.app.runtime.site("alpha").backend.discard(workdir, late.mark)
+    assert workdir in rig.fake.workdirs

@@ -22,7 +22,18 @@ from wlm_tasks.state.politeness import SiteLimits
 
 SMALL, LARGE = 150, 1500
 #: Per-tick work; what each asks may depend on what is open, never on what has ended.
-TICK = ["dispatch", "wake", "expire", "release", "poll", "probe", "cancel", "sweep", "publish"]
+TICK = [
+    "dispatch",
+    "wake",
+    "expire",
+    "release",
+    "poll",
+    "probe",
+    "cancel",
+    "sweep",
+    "clean",
+    "publish",
+]
 
 
 class Watched:
@@ -159,7 +170,10 @@ def _plans(path: str, statements: list[str]) -> list[tuple[str, str]]:
 
 
 #: Walking along a partial index is walking along what is open.
-PARTIAL = r"ix_(steps_ready|steps_open|jobs_live|events_unpublished|experiments_state_sweep_id)"
+PARTIAL = (
+    r"ix_(steps_ready|steps_open|jobs_live|events_unpublished|experiments_state_sweep_id"
+    r"|experiments_to_clean)"
+)
 WHOLE_TABLE = re.compile(
     rf"SCAN (steps|rivals|events|jobs|experiments|failed)(?!.* INDEX {PARTIAL}\b)"
 )
@@ -201,6 +215,7 @@ def test_no_tick_and_no_claim_scans_a_table(app: WlmCelery, watched: Watched) ->
         ("sweep", "SEARCH steps USING (COVERING )?INDEX ix_steps_ready"),
         ("poll", "jobs USING (COVERING )?INDEX ix_jobs_live"),
         ("publish", "events USING INDEX ix_events_unpublished"),
+        ("clean", "experiments USING (COVERING )?INDEX ix_experiments_to_clean"),
         ("release", "experiments USING (COVERING )?INDEX ix_experiments_state_sweep_id"),
     ],
 )

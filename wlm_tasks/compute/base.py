@@ -133,14 +133,20 @@ class ComputeBackend(ABC):
 
     @abstractmethod
     def prepare(
-        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+        self,
+        workdir: str,
+        token: str | None = None,
+        *,
+        disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Make the experiment's directory (mode 0700) and check that it can be written.
 
         `BackendUnavailableError` as well if less than `disk_mb` MiB are free there.
 
         `token` is that of the first job to come: where it saves a command on a login host, the
-        directory of its attempt is made, too.
+        directory of its attempt is made, too. `mark` is written to the directory before anything
+        else: a removal that was begun before leaves it alone.
         """
 
     @abstractmethod
@@ -211,10 +217,12 @@ class ComputeBackend(ABC):
         """
         return None
 
-    def discard(self, workdir: str) -> bool:  # noqa: ARG002 - a site that cannot says so
+    def discard(self, workdir: str, mark: int | None = None) -> bool:  # noqa: ARG002 - it cannot
         """Remove a directory made by `prepare`; False where the site cannot do that from here.
 
-        True, too, if there is none.
+        True, too, if there is none. It loses its name in one moment; what takes longer than a call
+        may is gone on with by the next one. Raises `JobRejectedError` if it has a higher mark than
+        `mark`: somebody uses it again.
         """
         return False
 

@@ -63,6 +63,7 @@ class FakeSite:
         self.lock: Final = RLock()
         self.jobs: Final[dict[str, FakeJob]] = {}
         self.workdirs: Final[set[str]] = set()
+        self.marks: Final[dict[str, int]] = {}
         self.calls: Final[list[tuple[str, str]]] = []
         self._outcomes: Final[dict[str, FakeOutcome]] = {}
         self._faults: Final[defaultdict[str, deque[Exception]]] = defaultdict(deque)
@@ -171,6 +172,7 @@ class FakeBackend(ComputeBackend):
         token: str | None = None,  # noqa: ARG002
         *,
         disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Note the directory."""
         with self.site.lock:
@@ -178,6 +180,7 @@ class FakeBackend(ComputeBackend):
             self._check_inside(workdir)
             check_room(workdir, self.site.free_mb, disk_mb)
             self.site.workdirs.add(workdir)
+            self.site.marks[workdir] = mark or 0
             self.site.answer("prepare")
 
     def submit(self, spec: JobSpec) -> Submitted:
@@ -252,12 +255,15 @@ class FakeBackend(ComputeBackend):
         """Return what the site was told to lack."""
         return self.site.accounting
 
-    def discard(self, workdir: str) -> bool:
+    def discard(self, workdir: str, mark: int | None = None) -> bool:
         """Forget the directory."""
         with self.site.lock:
             self.site.call("discard", "")
             self._check_inside(workdir)
+            if mark is not None and self.site.marks.get(workdir, 0) > mark:
+                raise JobRejectedError(f"{workdir}: was set up again meanwhile")
             self.site.workdirs.discard(workdir)
+            self.site.marks.pop(workdir, None)
             self.site.answer("discard")
         return True
 
@@ -280,7 +286,12 @@ class NoopBackend(ComputeBackend):
         self._done = JobStatus(state=JobState.SUCCEEDED, exit_code=0)
 
     def prepare(
-        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+        self,
+        workdir: str,
+        token: str | None = None,
+        *,
+        disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Do nothing."""
 

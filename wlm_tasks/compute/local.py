@@ -30,6 +30,7 @@ from wlm_tasks.compute.base import (
 )
 from wlm_tasks.compute.job_script import render
 from wlm_tasks.compute.processes import here
+from wlm_tasks.compute.remote import SiteFiles
 from wlm_tasks.compute.stopping import Stopper
 from wlm_tasks.errors import (
     BackendUnavailableError,
@@ -37,6 +38,7 @@ from wlm_tasks.errors import (
     JobCancelledError,
     JobRejectedError,
 )
+from wlm_tasks.hosts.shell import LocalShell
 
 #: longest wait for a started job to make its claim, in seconds
 CLAIM_WAIT_S: Final = 30.0
@@ -89,6 +91,15 @@ def _place(subject: object) -> str:
     return subject.attempt_dir if isinstance(subject, JobRef) else str(subject)
 
 
+def _write_mark(directory: Path, mark: int) -> None:
+    """Write a mark of `prepare`, where `discard` looks for it."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    file = directory / "setup"
+    file.unlink(missing_ok=True)
+    with file.open("x") as opened:
+        opened.write(f"{mark}\n")
+
+
 class LocalBackend(ComputeBackend):
     """Runs jobs on this host, below the directory `scratch`; see `Attempt` for their files."""
 
@@ -113,12 +124,15 @@ class LocalBackend(ComputeBackend):
         token: str | None = None,  # noqa: ARG002
         *,
         disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Make the experiment's directory, check that it takes files, hard links and `disk_mb`."""
         self.check_inside(workdir)
         path = Path(workdir)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
+        if mark is not None:
+            _write_mark(path / ".wlm", mark)
         if disk_mb is not None:
             check_room(workdir, shutil.disk_usage(path).free // _MIB, disk_mb)
         probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"
@@ -133,18 +147,10 @@ class LocalBackend(ComputeBackend):
                 with suppress(OSError):
                     Path(name).unlink()
 
-    @translated
-    def discard(self, workdir: str) -> bool:
+    def discard(self, workdir: str, mark: int | None = None) -> bool:
         """Remove the directory and what is in it; one that is not there is gone already."""
         self.check_inside(workdir)
-        try:
-            shutil.rmtree(workdir)
-        except FileNotFoundError as error:  # removed at the same time, or before
-            if not Path(self._scratch).is_dir():
-                raise BackendUnavailableError(f"{self._scratch}: is not there") from error
-            if os.path.lexists(workdir):
-                raise
-        return True
+        return SiteFiles(LocalShell(), self._scratch).discard(workdir, mark)
 
     @translated
     def submit(self, spec: JobSpec) -> Submitted:

@@ -86,11 +86,16 @@ markers() {  # INDEX ATTEMPT: `claimed` is the claim's text, `over` that of the 
 """
 )
 _PREPARE: Final = r"""
-workdir=$1 scratch=$2 probe=$3 attempt=$4 needed=$5
-shift 5
+workdir=$1 scratch=$2 probe=$3 attempt=$4 needed=$5 mark=$6
+shift 6
 need realpath ln "$@"
 need_inside "$workdir" "$scratch"
-mkdir -p -- "$attempt" && chmod 700 -- "$workdir" || exit
+mkdir -p -- "$workdir" && chmod 700 -- "$workdir" || exit
+if [ -n "$mark" ]; then
+  mkdir -p -- "$workdir/.wlm" && rm -f -- "$workdir/.wlm/setup" || exit
+  printf '%s\n' "$mark" > "$workdir/.wlm/setup" || exit
+fi
+mkdir -p -- "$attempt" || exit
 if [ "$needed" != 0 ]; then
   room=$(df -k --output=avail -- "$workdir") || exit
   room=${room##*[!0-9]}  # nothing where the file system does not tell
@@ -104,10 +109,30 @@ trap 'rm -f -- "$probe" "$probe-link"' EXIT
 printf '%4096s' '' > "$probe" && ln -T -- "$probe" "$probe-link" || exit
 """
 _DISCARD: Final = r"""
-need_inside "$1" "$2"
+workdir=$1 scratch=$2 mark=$3
+need flock
+need_inside "$workdir" "$scratch"
 # where the whole of it is away nothing is known of the directory
-[ -d "$2" ] || { printf '%s: is not there\n' "$2" >&2; exit 66; }
-rm -rf -- "$1"
+[ -d "$scratch" ] || { printf '%s: is not there\n' "$scratch" >&2; exit 66; }
+old=${workdir%/*}/.wlm-removed-${workdir##*/}
+# one removal at a time looks whose the directory is and takes its name away: what was held up in
+# between finds the mark of whoever has set it up again meanwhile
+exec 9< "$scratch" || exit
+flock -w 60 9 || { printf '%s: another removal is at work\n' "$scratch" >&2; exit 75; }
+if [ -e "$workdir" ] || [ -L "$workdir" ]; then
+  made=
+  [ ! -f "$workdir/.wlm/setup" ] || read -r -n 20 made < "$workdir/.wlm/setup"
+  if [ -n "$mark" ] && [[ $made =~ ^[0-9]+$ ]] && ((10#$made > mark)); then
+    printf '%s: was set up again meanwhile, or says so\n' "$workdir" >&2
+    exit 67
+  fi
+  mv -T -- "$workdir" "$(mktemp -u -- "$old-XXXXXXXX")" || exit
+fi
+exec 9<&-
+rm -rf -- "$old"-* 2> /dev/null && exit
+# a job may have closed directories of its own
+find "$old"-* -type d ! -perm -u+rwx -exec chmod u+rwx {} \;
+rm -rf -- "$old"-*
 """
 _MARKERS: Final = r"""
 scratch=$1
@@ -194,6 +219,7 @@ class SiteFiles:
         *,
         token: str | None = None,
         disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Make the directory (mode 0700), check that it takes files and hard links.
 
@@ -209,13 +235,15 @@ class SiteFiles:
         if token is not None:
             check_token(token)
             attempt = JobRef(token=token, workdir=workdir).attempt_dir
-        needed = str(disk_mb or 0)
-        self.run(_PREPARE, [workdir, self.scratch, probe, attempt, needed, *tools], about=workdir)
+        needed, written = str(disk_mb or 0), "" if mark is None else str(mark)
+        words = [workdir, self.scratch, probe, attempt, needed, written, *tools]
+        self.run(_PREPARE, words, about=workdir)
 
-    def discard(self, workdir: str) -> bool:
+    def discard(self, workdir: str, mark: int | None = None) -> bool:
         """Remove the directory and what is in it; always True."""
         self.check(workdir)
-        self.run(_DISCARD, [workdir, self.scratch], about=workdir, timeout_s=DISCARD_S)
+        words = [workdir, self.scratch, "" if mark is None else str(mark)]
+        self.run(_DISCARD, words, about=workdir, timeout_s=DISCARD_S)
         return True
 
     def markers(self, refs: Sequence[JobRef]) -> Seen:

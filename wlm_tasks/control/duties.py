@@ -29,6 +29,8 @@ CANCEL_AGAIN_S = (3.0, 30.0)
 #: How fast that grows, in parts of the time since the first.
 _CANCEL_PACE = 0.1
 #: More than are asked for in one go: those that wait longer must not hide the new ones.
+#: directories whose removal is asked for at a time
+_REMOVALS = 50
 _CANCELS_SEEN = 10 * BATCH
 #: Seconds in which cancels are done here while the broker is away: in one go, and for each.
 _INLINE_S = 2.0
@@ -194,11 +196,11 @@ class Duties:
     def clean(self) -> int:
         """Have the directories removed of experiments that have ended and want that."""
         cleaning, rows = self.runtime.store.cleaning, self.runtime.store.sites.all()
-        ids = cleaning.due(BATCH, [name for name, row in rows.items() if row.state in SILENT])
-        for experiment_id in ids:
-            send_system(self.app, "wlm.remove", [experiment_id], "monitor")
+        ids = cleaning.due(_REMOVALS, [name for name, row in rows.items() if row.state in SILENT])
         if ids:
-            cleaning.asked(ids)
+            cleaning.ask(ids)
+        for experiment_id in ids:
+            send_system(self.app, "wlm.remove", [experiment_id], "envsetup", priority=0)
         return len(ids)
 
     def sweep(self) -> int:

@@ -96,10 +96,15 @@ def send(app: Celery, ready: Iterable[NextStep], parent: Parent | None = None) -
         _lines(app).use(send_all)
 
 
-def send_system(app: Celery, task: str, args: Sequence[Any], queue: str) -> None:
-    """Send a poll or a cancel, ahead of every experiment. Raises `ServiceError` as `send` does."""
+def send_system(
+    app: Celery, task: str, args: Sequence[Any], queue: str, *, priority: int = SYSTEM_PRIORITY
+) -> None:
+    """Send a poll or a cancel, ahead of every experiment, or what has another priority.
+
+    Raises `ServiceError` as `send` does.
+    """
     with _broker():
-        app.send_task(task, args=tuple(args), queue=queue, priority=SYSTEM_PRIORITY)
+        app.send_task(task, args=tuple(args), queue=queue, priority=priority)
 
 
 def _somebody_listens(app: Celery) -> bool:

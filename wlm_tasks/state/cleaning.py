@@ -2,7 +2,9 @@
 
 A removal is begun in the rows before anything is done at the site. From then on until it is over
 a retry is refused, so nothing starts in a directory that is on its way out; and whoever finds a
-removal begun may begin it again, since removing what is gone is no error.
+removal begun may begin it again, since removing what is gone is no error. One that was held up
+until another is over and the experiment is retried does no harm: the new directory has a higher
+mark, the epoch of the set-up that made it, and nobody listens to what it says of its end.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Update, and_, exists, func, or_, select, update
 
 from wlm_tasks.errors import IllegalTransitionError
 from wlm_tasks.model.states import FINAL, StepState
@@ -21,7 +23,7 @@ from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import IS_LIVE, TO_CLEAN, db_now, experiments, jobs, steps
 
 #: seconds until a removal that was asked for and shows no effect is asked for again
-ASKED_S: Final = 30.0
+ASKED_S: Final = 300.0
 #: the same once one was begun: at first, and at last; twice as long each time
 _FIRST_S: Final = 60.0
 _LAST_S: Final = 6 * 3600.0
@@ -39,7 +41,9 @@ class Removal:
     """A removal that has been begun."""
 
     experiment_id: str
-    workdir: str | None  #: where its newest job was; None if it had none
+    number: int  #: of this removal, from 1 on since the last retry
+    mark: int  #: the highest that directories of it have
+    workdirs: tuple[str, ...]  #: where its jobs were
 
 
 class Cleaning:
@@ -63,12 +67,17 @@ class Cleaning:
         with self._database.read() as connection:
             return list(connection.execute(statement).scalars())
 
-    def asked(self, ids: Sequence[str]) -> None:
-        """Messages to remove these went out just now."""
+    def ask(self, ids: Sequence[str]) -> None:
+        """Messages to remove these are about to go out; not again for a while."""
         with self._database.write() as connection:
             connection.execute(
                 update(experiments)
-                .where(experiments.c.id.in_(ids), experiments.c.removed_at.is_(None))
+                .where(
+                    experiments.c.id.in_(ids),
+                    experiments.c.removed_at.is_(None),
+                    # a removal that has begun meanwhile has set a pause of its own
+                    func.coalesce(experiments.c.cleanup_at, 0.0) <= db_now(),
+                )
                 .values(cleanup_at=db_now() + ASKED_S)
             )
 
@@ -87,46 +96,53 @@ class Cleaning:
                 .where(experiments.c.id == experiment_id)
                 .values(cleanup_tries=tries + 1, cleanup_at=db_now() + pause_s)
             )
-            workdir = connection.execute(
-                select(jobs.c.workdir)
-                .where(jobs.c.experiment_id == experiment_id)
-                .order_by(jobs.c.number.desc())
-                .limit(1)
-            ).scalar_one_or_none()
-        return Removal(experiment_id=experiment_id, workdir=workdir)
+            mark = connection.execute(
+                select(steps.c.epoch).where(
+                    steps.c.experiment_id == experiment_id, steps.c.seq == 0
+                )
+            ).scalar_one()
+            workdirs = connection.execute(
+                select(jobs.c.workdir).where(jobs.c.experiment_id == experiment_id).distinct()
+            ).scalars()
+            return Removal(
+                experiment_id=experiment_id,
+                number=tries + 1,
+                mark=mark,
+                workdirs=tuple(sorted(workdirs)),
+            )
 
-    def removed(self, experiment_id: str, workdir: str) -> None:
-        """The directory is gone."""
-        self._end(experiment_id, "REMOVED", {"directory": workdir}, removed_at=db_now())
+    def removed(self, removal: Removal, workdirs: Sequence[str]) -> None:
+        """The directories are gone."""
+        detail = {"directory": ", ".join(workdirs)}
+        self._end(removal, "REMOVED", detail, removed_at=db_now())
 
-    def kept(self, experiment_id: str, reason: str) -> None:
+    def kept(self, removal: Removal, reason: str) -> None:
         """Nobody can remove the directory from here; it is not tried again."""
         values = {"cleanup": None, "cleanup_tries": 0, "cleanup_reason": reason}
-        self._end(experiment_id, "KEPT", {"reason": reason}, **values)
+        self._end(removal, "KEPT", {"reason": reason}, **values)
 
-    def _end(self, experiment_id: str, word: str, detail: dict[str, str], **values: Any) -> None:
-        statement = (
-            update(experiments)
-            .where(
-                experiments.c.id == experiment_id,
-                experiments.c.removed_at.is_(None),
-                experiments.c.cleanup_tries > 0,
-            )
-            .values({"cleanup_reason": None, **values})
-        )
+    def _end(self, removal: Removal, word: str, detail: dict[str, str], **values: Any) -> None:
         with self._database.write() as connection:
+            statement = _still(removal).values({"cleanup_reason": None, **values})
             if connection.execute(statement).rowcount:
                 # of the first step, which made it: it is no state of the experiment to publish
-                log(connection, experiment_id, word, seq=0, detail=detail)
+                log(connection, removal.experiment_id, word, seq=0, detail=detail)
 
-    def failed(self, experiment_id: str, reason: str) -> None:
+    def failed(self, removal: Removal, reason: str) -> None:
         """The removal went wrong; it is tried again later."""
         with self._database.write() as connection:
-            connection.execute(
-                update(experiments)
-                .where(experiments.c.id == experiment_id, experiments.c.removed_at.is_(None))
-                .values(cleanup_reason=reason)
-            )
+            connection.execute(_still(removal).values(cleanup_reason=reason))
+
+
+def _still(removal: Removal) -> Update:
+    """Update the experiment if no other removal and no retry has begun since."""
+    setup = (steps.c.experiment_id == experiments.c.id, steps.c.seq == 0)
+    return update(experiments).where(
+        experiments.c.id == removal.experiment_id,
+        experiments.c.removed_at.is_(None),
+        experiments.c.cleanup_tries == removal.number,
+        exists().where(*setup, steps.c.epoch == removal.mark),
+    )
 
 
 def _wanted() -> ColumnElement[bool]:
@@ -137,7 +153,8 @@ def _wanted() -> ColumnElement[bool]:
     unsaved = exists().where(mine, steps.c.name == StepName.STAGE_OUT.value, ~done)
     return and_(
         TO_CLEAN,
-        experiments.c.state.in_(literal_states(*sorted(FINAL))),
+        # not the column itself: SQLite would look by state, at all that has ever ended
+        func.coalesce(experiments.c.state, "").in_(literal_states(*sorted(FINAL))),
         experiments.c.ended_at + func.coalesce(experiments.c.cleanup_after_s, 0.0) <= db_now(),
         exists().where(mine, steps.c.seq == 0, steps.c.attempt > 0),  # else there is none
         ~exists().where(jobs.c.experiment_id == experiments.c.id, IS_LIVE),

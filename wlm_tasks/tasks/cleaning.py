@@ -8,7 +8,7 @@ from typing import Any, cast
 from celery import Task
 
 from wlm_tasks.celery import WlmCelery, app
-from wlm_tasks.errors import WlmError
+from wlm_tasks.errors import TransientError, WlmError
 from wlm_tasks.model.sites import SILENT
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.cleaning import Removal
@@ -30,7 +30,7 @@ def remove_directory(runtime: Runtime, experiment_id: str) -> str:
     name = runtime.store.views.experiment(experiment_id).site
     if runtime.store.sites.get(name).state in SILENT:
         return "its site is away"
-    with runtime.connections.using(name, watching=True) as crowded:
+    with runtime.connections.using(name) as crowded:
         if crowded:
             return "its site serves as many of us as it may"
         removal = runtime.store.cleaning.begin(experiment_id)
@@ -41,14 +41,18 @@ def _remove(runtime: Runtime, name: str, removal: Removal) -> str:
     books, experiment_id = runtime.store.cleaning, removal.experiment_id
     try:
         site = runtime.site(name)
-        workdir = removal.workdir or site.workdir(experiment_id)
-        gone = site.backend.discard(workdir)
+        # the settings may have named another scratch directory before
+        workdirs = sorted({*removal.workdirs, site.workdir(experiment_id)})
+        gone = all(site.backend.discard(workdir, removal.mark) for workdir in workdirs)
     except WlmError as error:
         _log.warning("%s: its directory is not removed: %s", experiment_id, error.message)
-        books.failed(experiment_id, error.message)
-        return "failed"
+        if isinstance(error, TransientError):
+            books.failed(removal, error.message)
+            return "failed"
+        books.kept(removal, error.message)
+        return "kept"
     if gone:
-        books.removed(experiment_id, workdir)
+        books.removed(removal, workdirs)
         return "removed"
-    books.kept(experiment_id, f"site {name} cannot remove directories from here")
+    books.kept(removal, f"site {name} cannot remove directories from here")
     return "kept"

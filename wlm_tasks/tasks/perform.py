@@ -30,6 +30,7 @@ def setup(work: Work) -> Outcome:
         work.workdir,
         job_token(work.claim.experiment_id, 1),
         disk_mb=work.experiment.resources.disk_mb,
+        mark=work.claim.epoch,
     )
     return Done()
 

@@ -161,6 +161,18 @@ def test_a_directory_that_was_discarded_is_made_anew(site: Site) -> None:
     assert site.wait_end(spec.ref).state is JobState.SUCCEEDED
 
 
+def test_a_directory_that_was_set_up_again_is_left_to_its_new_owner(site: Site) -> None:
+    site.backend.prepare(site.workdir, mark=9)
+    site.another().prepare(site.workdir, mark=10)
+    with pytest.raises(JobRejectedError, match="was set up again meanwhile"):
+        site.backend.discard(site.workdir, 9)
+    spec = site.job()
+    site.backend.submit(spec)
+    assert site.wait_end(spec.ref).state is JobState.SUCCEEDED
+    assert site.backend.discard(site.workdir, 10)
+    assert site.another().discard(site.workdir, 9)
+
+
 @pytest.mark.parametrize("place", ["{scratch}", "{scratch}/..", "{scratch}/../x", "/etc", "work"])
 def test_a_directory_outside_scratch_is_refused(site: Site, place: str) -> None:
     workdir = place.format(scratch=site.scratch)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from unit.compute.sites import LocalSite
+from unit.compute.sites import LocalSite, forked
 
+from services.processes import wait_for
 from wlm_tasks.compute import local as module
 from wlm_tasks.compute.base import JobState
 from wlm_tasks.compute.local import LocalBackend
@@ -160,18 +164,70 @@ class TestPrepare:
 class TestDiscard:
     def test_a_scratch_directory_that_is_away_proves_nothing(self, local: LocalSite) -> None:
         local.scratch.rename(local.scratch.with_name("away"))
-        with pytest.raises(BackendUnavailableError, match=f"^{local.scratch}: is not there$"):
+        with pytest.raises(BackendUnavailableError, match=f"{local.scratch}: is not there$"):
             local.backend.discard(local.workdir)
 
-    def test_what_cannot_be_removed(
-        self, local: LocalSite, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(path: str) -> None:
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+    def test_directories_that_a_job_has_closed(self) -> None:
+        """Those of an ordinary account: nothing is closed for root."""
+        user = os.getuid() or 65534
+        scratch = Path(os.environ["TMPDIR"], "closed")
+        deep = scratch / "work" / "a b" / "c"
+        deep.mkdir(parents=True)
+        (deep / "file").write_text("x")
+        for directory in (deep, deep.parent, deep.parents[1], scratch):
+            os.chown(directory, user, -1)
+        deep.chmod(0)
+        deep.parent.chmod(0o500)
 
-        monkeypatch.setattr(shutil, "rmtree", fail)
-        with pytest.raises(JobRejectedError, match="No such file"):
-            local.backend.discard(local.workdir)
+        def discard() -> None:
+            os.setuid(user)
+            LocalBackend(name="l", scratch=str(scratch), options={}).discard(f"{scratch}/work")
+
+        with forked(discard) as pid:
+            assert os.waitpid(pid, 0)[1] == 0
+        assert [*scratch.iterdir()] == []
+
+    def test_what_another_removal_has_left_is_removed_too(self, local: LocalSite) -> None:
+        left = local.scratch / f".wlm-removed-{Path(local.workdir).name}-abcdefgh"
+        left.mkdir()
+        (left / "file").write_text("x")
+        assert local.backend.discard(local.workdir)
+        assert not left.exists()
+
+    @pytest.mark.parametrize("mark", ["x", "", "0009", "-10"])
+    def test_a_mark_that_is_not_higher(self, local: LocalSite, mark: str) -> None:
+        local.backend.prepare(local.workdir, mark=10)
+        Path(local.workdir, ".wlm", "setup").write_text(mark)
+        assert local.backend.discard(local.workdir, 9)
+        assert not Path(local.workdir).exists()
+
+    def test_one_that_is_held_up_finds_what_was_set_up_since(self, local: LocalSite) -> None:
+        local.backend.prepare(local.workdir, mark=1)
+        refused: list[JobRejectedError] = []
+
+        def remove() -> None:
+            try:
+                local.another().discard(local.workdir, 1)
+            except JobRejectedError as error:
+                refused.append(error)
+
+        other = os.open(local.scratch, os.O_RDONLY)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=remove)
+        thread.start()
+        wait_for(partial(_waits_for_lock, local.scratch), what="that it waits")
+        shutil.rmtree(local.workdir)
+        local.backend.prepare(local.workdir, mark=2)
+        os.close(other)
+        thread.join(30)
+        assert "was set up again" in str(refused)
+        assert Path(local.workdir).is_dir()
+
+
+def _waits_for_lock(directory: Path) -> bool:
+    inode = directory.stat().st_ino
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{inode} " in line for line in lines)
 
 
 class TestSubmitFaults:

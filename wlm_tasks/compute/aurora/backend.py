@@ -91,10 +91,15 @@ class AuroraBackend(ComputeBackend):
         self._patience = patience or Patience(deadline_s=connect_s + read_s)
 
     def prepare(
-        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+        self,
+        workdir: str,
+        token: str | None = None,
+        *,
+        disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Make the experiment's directory, check that it takes files and hard links."""
-        self._files.prepare(workdir, token, disk_mb=disk_mb)
+        self._files.prepare(workdir, token, disk_mb=disk_mb, mark=mark)
 
     @translated
     def submit(self, spec: JobSpec) -> Submitted:
@@ -309,9 +314,9 @@ class AuroraBackend(ComputeBackend):
         """Return the path as a ``file://`` URL: workers see the scratch directory themselves."""
         return self._files.url(path)
 
-    def discard(self, workdir: str) -> bool:
+    def discard(self, workdir: str, mark: int | None = None) -> bool:
         """Remove the directory and what is in it."""
-        return self._files.discard(workdir)
+        return self._files.discard(workdir, mark)
 
     def caveats(self) -> tuple[str, ...]:
         """Return what a test on one agent cannot show of the others."""

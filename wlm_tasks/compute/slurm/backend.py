@@ -96,10 +96,15 @@ class SlurmBackend(ComputeBackend):
         self._bells = None if self._address else bells
 
     def prepare(
-        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+        self,
+        workdir: str,
+        token: str | None = None,
+        *,
+        disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Make both directories, check that that of the experiment takes files and hard links."""
-        self._files.prepare(workdir, _TOOLS, token=token, disk_mb=disk_mb)
+        self._files.prepare(workdir, _TOOLS, token=token, disk_mb=disk_mb, mark=mark)
 
     def submit(self, spec: JobSpec) -> Submitted:
         """Hand the job to Slurm unless that was done before, or may have been.
@@ -249,9 +254,9 @@ class SlurmBackend(ComputeBackend):
         """Return what the last poll found, if it had to ask the accounting."""
         return self._silent
 
-    def discard(self, workdir: str) -> bool:
+    def discard(self, workdir: str, mark: int | None = None) -> bool:
         """Remove the directory and what is in it."""
-        return self._files.discard(workdir)
+        return self._files.discard(workdir, mark)
 
     def find(self, ref: JobRef) -> str | None:
         """Return the id from the files, else by the name from Slurm."""

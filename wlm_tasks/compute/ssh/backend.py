@@ -52,14 +52,19 @@ class SshBackend(ComputeBackend):
         self._files = SiteFiles(self._shell, scratch)
 
     def prepare(
-        self, workdir: str, token: str | None = None, *, disk_mb: int | None = None
+        self,
+        workdir: str,
+        token: str | None = None,
+        *,
+        disk_mb: int | None = None,
+        mark: int | None = None,
     ) -> None:
         """Make both directories, check that that of the experiment takes files and hard links."""
-        self._files.prepare(workdir, _TOOLS, token=token, disk_mb=disk_mb)
+        self._files.prepare(workdir, _TOOLS, token=token, disk_mb=disk_mb, mark=mark)
 
-    def discard(self, workdir: str) -> bool:
+    def discard(self, workdir: str, mark: int | None = None) -> bool:
         """Remove the directory and what is in it."""
-        return self._files.discard(workdir)
+        return self._files.discard(workdir, mark)
 
     def submit(self, spec: JobSpec) -> Submitted:
         """Start the job unless its claim is there; return once its claim is there."""
