@@ -397,7 +397,8 @@ def test_records_hold_up_no_poll_for_long(
 
 
 def test_the_room_on_the_workers_disk_is_none_of_a_job_s_business(lone: LoneSite) -> None:
-    lone.backend.prepare(lone.workdir, disk_mb=10**9)
+    lone.backend.prepare(lone.workdir, disk_mb=10**9, mark=3)
+    assert Path(lone.workdir, ".wlm", "setup").read_text() == "3\n"
 
 
 def test_a_record_of_a_good_end_against_aurora_s_word(lone: LoneSite, web: WebFiles) -> None:

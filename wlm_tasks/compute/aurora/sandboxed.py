@@ -63,9 +63,10 @@ class SandboxedBackend(AuroraBackend):
         token: str | None = None,
         *,
         disk_mb: int | None = None,  # noqa: ARG002 - Aurora finds an agent with as much
+        mark: int | None = None,
     ) -> None:
         """Make the experiment's directory, in which no job's files are."""
-        super().prepare(workdir, token)
+        super().prepare(workdir, token, mark=mark)
 
     @property
     def carries_files(self) -> bool:
