@@ -212,6 +212,10 @@ class StorageSettings:
         scheme = self.url.partition(":")[0].lower()
         for key, value in self.options.items():
             own.check_storage_option(f"storages.{self.name}.{key}", scheme, key, value)
+        if scheme in {"http", "https"} and {"credentials", "token"} <= self.options.keys():
+            raise ConfigError(
+                f"storages.{self.name}.token: got a token beside credentials, expected one of them"
+            )
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
 
     @property

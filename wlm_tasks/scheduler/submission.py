@@ -17,7 +17,7 @@ from wlm_tasks.errors import (
     InvalidPathError,
 )
 from wlm_tasks.model import checks
-from wlm_tasks.model.checks import problem
+from wlm_tasks.model.checks import problem, show
 from wlm_tasks.model.experiment import Experiment, check_key, fingerprint
 from wlm_tasks.model.params import bind, bind_many, expand_sweep
 from wlm_tasks.model.paths import is_directory, repeated, resolve_paths
@@ -120,11 +120,22 @@ def _check_urls(
         try:
             if scheme not in storages:
                 storages[scheme] = storage_backend(url)
-            storages[scheme].check(f"{url}x" if is_directory(url) else url)
+            storages[scheme].check(_of_a_file(url, scheme))
         except InvalidPathError as error:
             raise InvalidPathError(f"{field}: {error.message}") from None
         except ConfigError as error:
             raise ConfigError(f"{field}: {error.message}") from None
+
+
+def _of_a_file(url: str, scheme: str) -> str:
+    """Return the URL, or for a directory that of a file in it."""
+    if not is_directory(url):
+        return url
+    path, query, _rest = url.partition("?")
+    if query and scheme in {"http", "https"}:
+        got = show(f"{path}?...")
+        raise InvalidPathError(f"URL: got {got}, expected one without a query for a directory")
+    return f"{url}x"
 
 
 def _places(experiment: Experiment) -> Iterator[tuple[str, str]]:

@@ -68,6 +68,8 @@ class WebClient:
             raise InvalidPathError(f"URL: got {show(self.place)}, which is none ({kind})") from None
         self.url: Final = prepared or url  #: with everything escaped that must be
         self.access: Final = access
+        if access.ca_file is not None and self.url.startswith("https:"):
+            access.context()  # tells what is wrong with that file, as no request would
         self._session = _Session()
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         self._session.headers["User-Agent"] = "wlm_tasks"

@@ -175,7 +175,11 @@ def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, s
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
     through = select_proxy(url, get_environ_proxies(url)) or ""
     proxy = urlsplit(through if "://" in through or not through else f"http://{through}")
-    at = (proxy.hostname, proxy.port or _PORTS["http"]) if proxy.hostname else (host, port)
+    try:
+        proxy_port = proxy.port or _PORTS["http"]
+    except ValueError:
+        raise StorageRefusedError("the proxy that the environment names has no such port") from None
+    at = (proxy.hostname, proxy_port) if proxy.hostname else (host, port)
     headers = _proxy_headers(proxy.username, proxy.password)
     if proxy.hostname and proxy.scheme != "http":
         raise StorageRefusedError(f"writing goes through no proxy of kind {proxy.scheme!r}")

@@ -208,12 +208,14 @@ class _WebPart:
             size = version.size if version.size is not None else self._size
         if size == self._size and differs is None:
             return
+        left = "what is there is left, it may be another writer's"
         if etag.startswith('"') and version.etag == etag:
             with self._client.ask("DELETE", {"If-Match": etag}):
-                pass
+                left = "it is removed"
         found = f"{size} bytes" if size != self._size else f"another {differs} digest"
         raise StorageUnavailableError(
-            f"{self.place}: arrived with {found}, expected those of the {self._size} bytes sent"
+            f"{self.place}: arrived with {found}, expected those of the {self._size} bytes sent;"
+            f" {left}"
         )
 
 

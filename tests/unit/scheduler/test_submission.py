@@ -148,6 +148,7 @@ BAD += [
     (_outputs("/a/.x.wlm-part"), r"outputs\[0\].dest: .* a part file"),
     (_outputs("/a/" + "n" * 256), r"outputs\[0\].dest: .* at most 255 bytes"),
     (_outputs("a", "file:///x/../a", "file:///x/../a"), r"outputs\[2\].dest"),
+    (_outputs("https://h/a/?sig=b/"), r"outputs\[0\].dest: .*/a/\?\.\.\.'.* without a query"),
     (_outputs("/a/b", "file:///a/b"), r"outputs\[1\].dest: .* outputs\[0\] does not have"),
     (_outputs("/a/b", "file://LOCALHOST/a/%62"), r"outputs\[1\].dest: .* outputs\[0\]"),
     (_outputs("/a/b", "file:///a/c/..//./b"), r"outputs\[1\].dest: .* outputs\[0\]"),

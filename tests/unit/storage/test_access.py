@@ -80,6 +80,19 @@ def test_https(tls: HttpStore, tmp_path: Path) -> None:
         assert fetch(tls.backend, tls.url("far.dat"), str(tls.root), "y", CONTROL).complete
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_cannot_be_read(
+    tls: HttpStore, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content)
+    backend = HttpStorage(name="lab", options={"ca_file": str(file)})
+    told = rf"storages\.lab\.ca_file: got '{file}', expected a readable file of certificates"
+    with tls.server, pytest.raises(StorageUnavailableError, match=told):
+        backend.size(tls.url("far.dat"))
+
+
 def test_a_certificate_that_is_not_trusted(tls: HttpStore) -> None:
     told = r"certificate is not trusted; .*`ca_file` in a table \[storages\.NAME\]"
     with tls.server:

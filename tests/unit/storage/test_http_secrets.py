@@ -12,6 +12,7 @@ from unit.storage.webstores import HttpStore, bring, take
 
 from services.webserver import Faults, WebServer
 from wlm_tasks.errors import (
+    StepError,
     StorageRefusedError,
     StorageUnavailableError,
 )
@@ -137,6 +138,13 @@ def test_a_query_is_sent_and_not_shown(http: HttpStore, webserver: WebServer) ->
     assert webserver.asked[0].path == "/far.dat?Signature=hunter2"
     with pytest.raises(StorageRefusedError, match=r"/no\?\.\.\.: No such file") as caught:
         bring(http, http.url("no") + "?Signature=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_proxy_that_cannot_be(http: HttpStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:hunter2@h:x")
+    with pytest.raises(StepError) as caught:
+        take(http, DATA, url="http://lab.invalid/far.dat")
     assert "hunter2" not in str(caught.value)
 
 
