@@ -2,7 +2,8 @@
 
 Paths that begin with a number of three digits, such as ``/507/x``, are answered with it. A request
 with ``If-None-Match: *`` is refused if the file is there, unless the path begins with ``/deaf/``.
-What is put below ``/short/`` loses its second half, and below ``/twisted/`` it is turned around.
+What is put below ``/short/`` loses its second half, below ``/twisted/`` it is turned around, and
+below ``/dropped/`` it is not kept. Who asks for a file's size below ``/moved/`` is sent elsewhere.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ class _Requests(BaseHTTPRequestHandler):
         self._give(body=True)
 
     def do_HEAD(self) -> None:
-        self._give(body=False)
+        if self.path.startswith("/moved/"):
+            self._answer(302)
+        else:
+            self._give(body=False)
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -91,7 +95,8 @@ class _Requests(BaseHTTPRequestHandler):
             data = data[: len(data) // 2]
         if self.path.startswith("/twisted/"):
             data = data[::-1]
-        file.write_bytes(data)
+        if not self.path.startswith("/dropped/"):
+            file.write_bytes(data)
         self._answer(204 if there else 201)
 
     def _give(self, *, body: bool) -> None:

@@ -168,6 +168,7 @@ OPTIONS: Final[dict[str, Check]] = {
     "disk_mb": whole(1, 1_000_000_000),
     "shared_scratch": flag,
     "upload_url": site_url,
+    "transfer_s": whole(1, 1_000_000),
     "partition": _word,
     "account": _word,
     "qos": _word,
@@ -181,7 +182,7 @@ _OF_KIND: Final[dict[str, tuple[str, ...]]] = {
     "slurm": (*_SSH, "partition", "account", "qos", "array_size"),
     "aurora": (
         *("url", "cluster", "role", "environment", "tier", "hosts", "credentials", "mesos_url"),
-        *("memory_mb", "disk_mb", "shared_scratch", "upload_url"),
+        *("memory_mb", "disk_mb", "shared_scratch", "upload_url", "transfer_s"),
     ),
 }
 

@@ -23,7 +23,9 @@ from wlm_tasks.model.checks import flag
 Way: TypeAlias = tuple[str, ...]
 
 #: options that are numbers
-_NUMBERS: Final = frozenset({"port", "memory_mb", "disk_mb", "array_size", "anonymous"})
+_NUMBERS: Final = frozenset(
+    {"port", "memory_mb", "disk_mb", "transfer_s", "array_size", "anonymous"}
+)
 
 
 def _reader(option: str, check: object) -> Callable[[str], object]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,43 @@ def mesos(tmp_path: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
     site.backend.prepare(site.workdir)
     yield site
     site.clean()
+
+
+class DeafServer:
+    """Lets everybody connect and never answers."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        self._listener = listener
+        self._found: list[socket.socket] = []
+
+    @property
+    def url(self) -> str:
+        """Its root."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def connections(self) -> int:
+        """How many have connected so far."""
+        with suppress(BlockingIOError):
+            while True:
+                self._found.append(self._listener.accept()[0])
+        return len(self._found)
+
+    def close(self) -> None:
+        """Let go of them."""
+        for one in self._found:
+            one.close()
+
+
+@pytest.fixture
+def deaf() -> Iterator[DeafServer]:
+    """Such a server."""
+    with socket.socket() as listener:
+        server = DeafServer(listener)
+        yield server
+        server.close()
 
 
 @pytest.fixture(scope="session")

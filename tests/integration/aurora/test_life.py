@@ -249,10 +249,10 @@ def test_a_kill_without_an_answer_is_looked_after(mesos: AuroraSite, lost: str) 
 
 
 def test_a_cancel_waits_no_longer_than_it_may(mesos: AuroraSite) -> None:
-    spec = mesos.spec("trap '' TERM; while :; do sleep 0.05; done")
+    spec = mesos.spec("trap '' TERM; touch ready; while :; do sleep 0.05; done")
     mesos.server.set(kill_grace_s=1.5)
     mesos.backend.submit(spec)
-    mesos.wait_state(spec.ref, JobState.RUNNING)
+    wait_for(Path(mesos.workdir, "ready").exists, what="a payload that does not heed TERM")
     begun = time.monotonic()
     assert not mesos.backend.cancel(spec.ref, wait_s=0.3)
     assert time.monotonic() - begun < 1.0

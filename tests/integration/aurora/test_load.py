@@ -34,6 +34,7 @@ def load(mesos: AuroraSite) -> SiteLoad:
 
 
 def test_the_roles_foreign_jobs_are_counted(mesos: AuroraSite) -> None:
+    wait_for(lambda: mesos.server.seen()["active"] == 0, what="the end of what other tests left")
     before = load(mesos)
     ours, theirs, ended = (mesos.spec(script) for script in (ENDLESS, ENDLESS, "true"))
     mesos.backend.submit(ours)

@@ -10,13 +10,14 @@ from pathlib import Path
 from shlex import quote
 
 import pytest
+from integration.aurora.conftest import DeafServer
 from unit.compute.aurora_site import LoneSite
 
 from services.aurora import PrivateAurora
 from services.ftpfiles import FtpFiles
 from services.processes import wait_for
 from services.webfiles import WebFiles
-from wlm_tasks.compute.base import JobSpec, JobState, JobStatus
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.errors import JobCancelledError, JobRejectedError, JobUndecidedError
 from wlm_tasks.model.experiment import Transfer
 
@@ -350,6 +351,64 @@ def test_an_upload_server_that_is_away(
     assert lone.status(spec.ref).state is JobState.SUCCEEDED
     web.start()
     assert lone.output(spec.ref) == "x\n"
+
+
+def ended_jobs(site: LoneSite, count: int) -> list[JobRef]:
+    """Jobs that have ended and that no poll has asked about."""
+    specs = [site.spec("true") for _ in range(count)]
+    for spec in specs:
+        site.backend.submit(spec)
+    wait_for(lambda: site.server.seen()["active"] == 0, what="the end")
+    return [spec.ref for spec in specs]
+
+
+def test_an_upload_server_that_does_not_answer_is_waited_for_by_one_job(
+    lone: LoneSite, deaf: DeafServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.compute.aurora.uploads._READ_S", 0.1)
+    monkeypatch.setattr("wlm_tasks.compute.aurora.uploads._REST_S", 0.7)
+    monkeypatch.setattr("wlm_tasks.compute.aurora.sandboxed._RECORD_WAIT_S", 30.0)
+    refs = ended_jobs(lone, 3)
+    backend = lone.another(upload_url=deaf.url)
+    found = backend.status(refs)
+    assert [found[ref.token].state for ref in refs] == [JobState.UNKNOWN] * 3
+    assert deaf.connections() == 1
+    wait_for(lambda: backend.status(refs) and deaf.connections() == 2, what="the next request")
+    # Aurora's word counts once the server has been silent for long, however long one read takes
+    monkeypatch.setattr("wlm_tasks.compute.aurora.sandboxed._RECORD_WAIT_S", 0.0)
+    monkeypatch.setattr("wlm_tasks.compute.aurora.sandboxed._POLL_S", 0.0)
+    found = backend.status(refs)
+    assert [found[ref.token].state for ref in refs] == [JobState.SUCCEEDED] * 3
+    backend.close()
+
+
+def test_records_hold_up_no_poll_for_long(
+    lone: LoneSite, web: WebFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is fetched in any case; those for which there is no time wait for the next poll."""
+    monkeypatch.setattr("wlm_tasks.compute.aurora.sandboxed._POLL_S", 0.0)
+    monkeypatch.setattr("wlm_tasks.compute.aurora.sandboxed._RECORD_WAIT_S", 0.0)
+    refs = ended_jobs(lone, 3)
+    for ended in (1, 2, 3):
+        states = [status.state for status in lone.backend.status(refs).values()]
+        assert states.count(JobState.SUCCEEDED) == ended
+        assert states.count(JobState.UNKNOWN) == 3 - ended
+    assert sum(".exit.json" in one for one in web.requests() if one.startswith("GET")) == 3
+
+
+def test_the_room_on_the_workers_disk_is_none_of_a_job_s_business(lone: LoneSite) -> None:
+    lone.backend.prepare(lone.workdir, disk_mb=10**9, mark=3)
+    assert Path(lone.workdir, ".wlm", "setup").read_text() == "3\n"
+
+
+def test_a_record_of_a_good_end_against_aurora_s_word(lone: LoneSite, web: WebFiles) -> None:
+    spec = lone.spec("exit 3")
+    lone.backend.submit(spec)
+    wait_for(lambda: lone.server.seen()["active"] == 0, what="the end")
+    record = web.directory / "runs" / f"{spec.ref.token}.exit.json"
+    record.write_text('{"code":0,"start":1,"end":2,"reason":"exit"}')
+    for _ in range(2):  # nor is it kept
+        assert lone.status(spec.ref).state is JobState.FAILED
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_job_that_carries_its_files_arrives_whole(generated: Generated) -> Non
     assert uris == {("http://host/in", False, False), ("hdfs:///x?y", False, False)}
     assert (task.maxTaskFailures, task.partitionPolicy.reschedule) == (1, False)
     told = json.loads(task.executorConfig.data)["task"]
-    assert told["constraints"] == [{"order": ["unpack", "place", "start", "job", "send"]}]
+    assert told["constraints"] == [{"order": ["unpack", "place", "start", "job", "check", "send"]}]
     final = {one["name"] for one in told["processes"] if one["final"]}
     assert final == {"record"}
     assert "{{" not in task.executorConfig.data
@@ -132,7 +132,7 @@ def test_a_job_that_carries_its_files_arrives_whole(generated: Generated) -> Non
     task = read_call(generated, "createJob", data).description.taskConfig
     assert task.mesosFetcherUris is None
     names = [one["name"] for one in json.loads(task.executorConfig.data)["task"]["processes"]]
-    assert names == ["unpack", "job"]
+    assert names == ["unpack", "job", "check"]
 
 
 def test_other_calls_arrive_whole(generated: Generated) -> None:

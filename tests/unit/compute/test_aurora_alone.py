@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from services.processes import wait_for
 from wlm_tasks.compute.attempt import ExitRecord
 from wlm_tasks.compute.aurora.alone import begun_again, judge
 from wlm_tasks.compute.aurora.generations import (
@@ -16,7 +19,8 @@ from wlm_tasks.compute.aurora.generations import (
     RUNNING,
     Generation,
 )
-from wlm_tasks.compute.base import JobState
+from wlm_tasks.compute.aurora.notes import Notes, Patience
+from wlm_tasks.compute.base import JobRef, JobState
 
 SEEN = frozenset({PENDING, RUNNING})
 ENDED = {FINISHED, FAILED, KILLED, LOST}
@@ -75,8 +79,10 @@ def test_without_a_record(
     assert status.started_at == 1.0
 
 
-@pytest.mark.parametrize("statuses", [(FAILED,), (LOST, FAILED), (LOST,), (KILLED,)])
+@pytest.mark.parametrize("statuses", [(LOST, FAILED), (LOST,), (KILLED,), (FAILED,)])
 def test_a_record_tells_more(statuses: tuple[int, ...]) -> None:
+    """But never of a good end when all that Aurora ever said is that it failed."""
+
     def judged(record: ExitRecord, *, cancelled: bool = False) -> JobState:
         return judge(
             chain(*statuses),
@@ -86,7 +92,8 @@ def test_a_record_tells_more(statuses: tuple[int, ...]) -> None:
             limit_over=lambda: False,
         ).state
 
-    assert judged(ExitRecord(0, 1.0, 2.0, "exit")) is JobState.SUCCEEDED
+    good = JobState.FAILED if statuses == (FAILED,) else JobState.SUCCEEDED
+    assert judged(ExitRecord(0, 1.0, 2.0, "exit")) is good
     assert judged(ExitRecord(3, 1.0, 2.0, "exit")) is JobState.FAILED
     assert judged(ExitRecord(None, None, 2.0, "outputs[0].src: x")) is JobState.FAILED
     assert judged(ExitRecord(143, 1.0, 2.0, "signal"), cancelled=True) is JobState.CANCELLED
@@ -114,3 +121,16 @@ def test_which_task_is_a_second_run() -> None:
     never_placed = Generation(task_id="0", status=LOST, seen=frozenset({PENDING}))
     after = Generation(task_id="1", status=RUNNING, ancestor="0")
     assert begun_again([never_placed, after])
+
+
+def test_tasks_out_of_sight_have_the_whole_limit_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.compute.aurora.notes._SILENCE_S", 0.0)
+    notes = Notes(JobRef(token="t1", workdir=str(tmp_path)), Patience())
+    with notes.locked():
+        notes.write("limit", "0.0")
+        assert not notes.unseen_over("0")
+        wait_for(lambda: notes.unseen_over("0"), what="its limit")
+        assert not notes.unseen_over("1")  # it may have begun when the limit of the first was over
+        wait_for(lambda: notes.unseen_over("1"), what="its limit")

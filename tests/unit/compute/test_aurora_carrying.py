@@ -81,13 +81,24 @@ def test_outputs_that_cannot_be_sent(url: str, expected: str) -> None:
     assert expected in caught.value.message
 
 
+def test_a_query_which_may_let_its_bearer_in_is_not_shown() -> None:
+    with pytest.raises(InvalidPathError) as caught:
+        carrying.check([], [Transfer("out", "file:///out?X-Amz-Signature=5ecre7")])
+    assert "got 'file:///out?...', expected" in caught.value.message
+
+
 def test_a_setting_from_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "wlm.toml"
     own = 'url = "http://s:8081"\ncluster = "c"\nrole = "r"\nenvironment = "devel"'
     file.write_text(f'[sites.cloud]\nkind = "aurora"\n{own}\nupload_url = "http://host/runs"\n')
-    environ = {"HOME": "/home/ada", "WLM_SITES_CLOUD_SHARED_SCRATCH": "no"}
+    environ = {
+        "HOME": "/home/ada",
+        "WLM_SITES_CLOUD_SHARED_SCRATCH": "no",
+        "WLM_SITES_CLOUD_TRANSFER_S": "60",
+    }
     options = load(file, environ).sites["cloud"].options
     assert AuroraOptions.of("cloud", options).shared_scratch is False
+    assert AuroraOptions.of("cloud", options).transfer_s == 60
     assert isinstance(open_site(name="x", scratch="/s", options=options), SandboxedBackend)
     shared = {**options, "shared_scratch": True, "upload_url": ""}
     assert type(open_site(name="x", scratch="/s", options=shared)) is AuroraBackend
@@ -97,10 +108,12 @@ def test_a_setting_from_the_environment(tmp_path: Path) -> None:
     ("more", "expected"),
     [
         ({"shared_scratch": "no"}, "shared_scratch: got 'no', expected true or false"),
+        ({"transfer_s": 0}, "transfer_s: got 0, expected a whole number of seconds above 0"),
         ({"upload_url": "http://host/runs"}, "nothing unless shared_scratch = false"),
         ({"shared_scratch": False, "upload_url": "ftp://host"}, "upload_url: got 'ftp://host'"),
         ({"shared_scratch": False, "upload_url": "http://u@host/x"}, "without a user"),
         ({"shared_scratch": False, "upload_url": "http://host/?a=b"}, "a query"),
+        ({"shared_scratch": False, "upload_url": 'http://host/"x'}, "expected a URL"),
     ],
 )
 def test_settings_of_such_a_site(more: dict[str, object], expected: str) -> None:

@@ -2,8 +2,9 @@
 
 No claim keeps a second generation from running the payload; at most a mark at the site's
 ``upload_url`` does. So evidence is the uploaded exit record, then Aurora's own word: FINISHED says
-that every process ended well, the payload and the uploads of outputs among them. A task that was
-lost told nothing, and its payload may go on out of sight until its time limit is over.
+that every process ended well, the payload and the uploads of outputs among them, and where FAILED
+is all it says, no record makes that a success. A task that was lost told nothing, and its payload
+may go on out of sight until its time limit is over.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ def begun_again(found: Sequence[Generation]) -> bool:
     return any((one.instance, one.ancestor) in ran for one in newest(found) if not one.ended)
 
 
+def credible(found: Sequence[Generation], record: ExitRecord) -> bool:
+    """Whether a record may be true: none of a good end is if no task ended but in a failure."""
+    ran = [one for one in found if one.was_on_an_agent]
+    good = record.reason == "exit" and record.code == 0
+    return not (good and ran and all(one.status == FAILED for one in ran))
+
+
 def judge(
     found: Sequence[Generation],
     *,
@@ -49,6 +57,8 @@ def judge(
     heads = newest(found) or list(found)
     ran = [one for one in found if one.was_on_an_agent]
     since = min((one.running_at for one in ran if one.running_at is not None), default=None)
+    if record is not None and not credible(found, record):
+        record = None
     if record is not None and all(one.ended for one in heads):
         return evidence.ended(record, cancelled=cancelled)
     for one in heads:

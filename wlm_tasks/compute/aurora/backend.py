@@ -53,11 +53,13 @@ _SLOWEST_LOOK_S: Final = 1.0
 _LINK_S: Final = 2.0
 #: and for the count of the role's tasks: a poll is not to last longer than its lease for that
 _COUNT_S: Final = 5.0
-_NOT_SUBMITTED: Final = JobStatus(state=JobState.UNKNOWN, reason="no claim: not submitted yet")
+_NOT_SUBMITTED: Final = JobStatus(state=JobState.UNKNOWN, reason="not submitted yet")
+#: of a job that Aurora has no longer
+NOT_LISTED: Final = (
+    "Aurora no longer lists it: somebody ended it while it waited, or its history was pruned;"
+)
 _NEVER_STARTED: Final = JobStatus(
-    state=JobState.LOST,
-    reason="Aurora no longer lists it: somebody ended it while it waited, or its history was"
-    " pruned; its payload was never started",
+    state=JobState.LOST, reason=f"{NOT_LISTED} its payload was never started"
 )
 
 
@@ -215,15 +217,17 @@ class AuroraBackend(ComputeBackend):
         return status
 
     def _missing(self, notes: Notes) -> JobStatus | None:
-        """Judge a job that Aurora does not list though, maybe, it was created."""
+        """Judge a job that Aurora does not list; None if its payload was started meanwhile."""
         if notes.ref.native_id is None:
             return _NOT_SUBMITTED
         with notes.locked():
             if not notes.is_absent():
                 return JobStatus(state=JobState.UNKNOWN, reason="Aurora does not list it")
-        if not _closed(notes):
-            return None
-        return _NEVER_STARTED
+        return self._absent(notes)
+
+    def _absent(self, notes: Notes) -> JobStatus | None:
+        """Judge a job that Aurora certainly does not have, though maybe it had it."""
+        return _NEVER_STARTED if _closed(notes) else None
 
     def _with_reasons(
         self, result: dict[str, JobStatus], found: Mapping[str, Sequence[Generation]]
@@ -261,11 +265,15 @@ class AuroraBackend(ComputeBackend):
         self._files.check_inside(ref.workdir)
         notes = Notes(ref, self._patience)
         with notes.locked(wait_s):
-            if notes.exit() is not None:
+            if notes.exit() is not None or self._has_ended(notes):
                 return True
             notes.mark_cancelled()
             claim = notes.claim()
         return self._killed(notes, claim, wait_s)
+
+    def _has_ended(self, notes: Notes) -> bool:  # noqa: ARG002 - of those that leave no record here
+        """Whether a cancel comes too late for a job without an exit record."""
+        return False
 
     def _killed(self, notes: Notes, claim: Claim | None, wait_s: float) -> bool:
         """Have the tasks killed; True once nothing is left, which is written down then."""

@@ -69,7 +69,13 @@ def _check_url(field: str, url: str, schemes: Sequence[str], what: str) -> None:
 
 
 def _refuse(field: str, value: str, expected: str) -> None:
-    raise InvalidPathError(problem(field, value, expected))
+    raise InvalidPathError(problem(field, shown(value), expected))
+
+
+def shown(url: str) -> str:
+    """Return a URL for messages: what follows its question mark may let its bearer in."""
+    path, mark, _query = url.partition("?")
+    return f"{path}?..." if mark else path
 
 
 def file_name(url: str) -> str:

@@ -71,7 +71,7 @@ def configuration(options: AuroraOptions, spec: JobSpec) -> Any:
 def _processes(options: AuroraOptions, spec: JobSpec) -> tuple[Process, ...]:
     if options.shared_scratch:
         return guard_processes(spec.ref)
-    return sandbox.processes(spec, upload_url=options.upload_url)
+    return sandbox.processes(spec, upload_url=options.upload_url, transfer_s=options.transfer_s)
 
 
 def _for_a_sandbox(options: AuroraOptions, spec: JobSpec) -> dict[str, Any]:

@@ -4,8 +4,8 @@
 sent       a call of createJob was about to begin; its time is the beginning
 absent     a look-up after that found no task of the job; its time is the first such look-up
 made       the job exists at Aurora, or did (these two only without a shared scratch)
-unseen     its agent was lost; its time is when that was first seen
-limit      seconds after which the payload has ended, its time limit and grace
+unseen     the tasks whose agent was lost; its time is when that was first seen of them
+limit      seconds after which a task that began has ended, with the transfers it makes
 now.*      made to read the clock of whoever keeps the files, and removed
 ========== ==============================================================================
 
@@ -94,11 +94,12 @@ class Notes(Attempt):
         if not self.was_made:
             self.write("made", "")
 
-    def unseen_over(self) -> bool:
-        """Note that its agent is lost; True once the payload must have ended there, too."""
+    def unseen_over(self, tasks: str) -> bool:
+        """Note that the agent of some tasks is lost; True once all must have ended there, too."""
         begun = self._time("unseen")
-        if begun is None:
-            self.write("unseen", "")
+        # what Aurora started since then may have begun the payload since then
+        if begun is None or Path(self.file("unseen")).read_text() != tasks:
+            self.write("unseen", tasks)
             return False
         try:
             limit_s = float(Path(self.file("limit")).read_text())

@@ -16,6 +16,8 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 #: what the scheduler takes as a part of a job key (its ConfigurationManager)
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}")
+#: what no URL has and a file of curl's settings would misread
+_ODD: Final = frozenset(' "\\')
 #: schedulers before 0.19 refuse a role and a name that are longer together
 _ROLE_LIMIT: Final = 65
 _REQUIRED: Final = ("url", "cluster", "role", "environment")
@@ -28,6 +30,7 @@ _DEFAULTS: Final[dict[str, object]] = {
     "disk_mb": 1024,
     "shared_scratch": True,
     "upload_url": "",
+    "transfer_s": 3600,
 }
 
 
@@ -47,6 +50,7 @@ class AuroraOptions:
     disk_mb: int  #: of every job's sandbox
     shared_scratch: bool  #: whether workers and agents share a directory
     upload_url: str  #: where jobs without one leave output and exit record; empty for nowhere
+    transfer_s: int  #: longest that such a job may send outputs, and put inputs in place
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, object]) -> AuroraOptions:
@@ -80,10 +84,11 @@ class _Reader:
             hosts=frozenset({address(url), *self._hosts()}),
             credentials=self._credentials(),
             mesos_url=self._url("mesos_url") if self._options["mesos_url"] else "",
-            memory_mb=self._amount("memory_mb"),
-            disk_mb=self._amount("disk_mb"),
+            memory_mb=self._amount("memory_mb", "MiB"),
+            disk_mb=self._amount("disk_mb", "MiB"),
             shared_scratch=self._flag("shared_scratch"),
             upload_url=self._upload_url(),
+            transfer_s=self._amount("transfer_s", "seconds"),
         )
 
     def _text(self, key: str) -> str:
@@ -104,7 +109,7 @@ class _Reader:
             good = parts.scheme in _DEFAULT_PORTS and parts.hostname and (parts.port or 1) > 0
         except ValueError:
             good = False
-        if not good or "@" in parts.netloc or parts.query or parts.fragment or " " in value:
+        if not good or "@" in parts.netloc or parts.query or parts.fragment or set(value) & _ODD:
             self._refuse(key, expected)
         return value.rstrip("/")
 
@@ -139,10 +144,10 @@ class _Reader:
             )
         return Secret(text, field=f"{self._path}.credentials", check=_user_and_password)
 
-    def _amount(self, key: str) -> int:
+    def _amount(self, key: str, unit: str) -> int:
         value = self._options[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            self._refuse(key, "a whole number of MiB above 0")
+            self._refuse(key, f"a whole number of {unit} above 0")
         return value
 
     def _refuse(self, key: str, expected: str) -> NoReturn:

@@ -5,13 +5,16 @@ Below the directory in which Thermos starts processes:
 ========== ==============================================================================
 work       the experiment's directory, where the payload runs
 .wlm       scripts of ours; ``fault``, what went wrong outside the payload, as JSON's text;
-           ``again``, made by a task that found the attempt started before
+           ``again``, made by a task that found the attempt started before; ``sent``, made when
+           all outputs were sent and looked at
 .wlm/job   the attempt's directory as the guard knows it, see `wlm_tasks.compute.attempt`
 ========== ==============================================================================
 
 Mesos's fetcher puts files into the directory above. The scripts come as a compressed archive in
 pieces, since Linux hands no argument of more than 128 KiB to a program. URLs and paths stand in
-them quoted, and messages as JSON's text, so that what they hold is nowhere taken for code.
+them quoted, and messages as JSON's text, so that what they hold is nowhere taken for code. What
+follows the question mark of a URL may let its bearer in: no message shows it, and no argument of a
+program, which everybody on the agent may read.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from wlm_tasks.compute.aurora.carrying import file_name
+from wlm_tasks.compute.aurora import sandbox_scripts as scripts_of
+from wlm_tasks.compute.aurora.carrying import file_name, shown
 from wlm_tasks.compute.aurora.thermos import FINALIZATION_S, Process
 from wlm_tasks.compute.base import JobSpec
 from wlm_tasks.compute.guard import BODY
@@ -41,145 +45,33 @@ ARCHIVE_LIMIT: Final = 512 * 1024
 #: most of an output stream that is kept, its end, in bytes
 _STREAM_BYTES: Final = 16 << 20
 
-_LIBRARY: Final = r"""
-set -u
-umask 077
-fault() {  # TEXT: the first one counts
-  [ -e .wlm/fault ] || printf '%s' "$1" > .wlm/fault
-  printf '%s\n' "$1" >&2
-  exit 1
-}
-curl=(curl -q -g -s --proto '=http,https,ftp' --connect-timeout 30)
-slow=(--speed-limit 1 --speed-time 120)
-put() {  # FILE URL [OPTION...]: false unless the server says that it took the file
-  local rc
-  code=$("${curl[@]}" --retry 2 --ftp-create-dirs "${slow[@]}" \
-    -o /dev/null -w '%{http_code}' "${@:3}" -T "$1" --url "$2")
-  rc=$?
-  said="status $code"
-  [ $rc = 0 ] || said+=", curl's exit code $rc"
-  [ $rc = 0 ] && [[ $code = 2?? ]]
-}
-digest() { set -- $(sha256sum < "$1"); printf '%s' "$1"; }
-"""
 
-_PLACE: Final = r"""
-. .wlm/library.sh
-place() {  # NAME DEST SHA256 HOW MESSAGE
-  local from found
-  for from in "../$1" "./$1"; do [ -f "$from" ] && break; done
-  [ -f "$from" ] || fault "$5 is not in the sandbox, though it was to be fetched"
-  if [ -n "$3" ]; then
-    found=$(digest "$from")
-    [ "$found" = "$3" ] || fault "$5 has the SHA-256 $found, expected $3"
-  fi
-  mkdir -p "$(dirname "work/$2")" && $4 -T "$from" "work/$2" || fault "$5 cannot be put in place"
-}
-mkdir -p work
-"""
-
-# A task that Aurora starts again long after the first finds the mark; of two that start at once a
-# server that heeds If-None-Match lets one through.
-_START: Final = r"""
-. .wlm/library.sh
-again() {
-  : > .wlm/again
-  fault 'the attempt was started before by another task, and is not run a second time'
-}
-mark=@MARK@
-code=$("${curl[@]}" --max-time 60 -o /dev/null -w '%{http_code}' --url "$mark")
-case $code in
-  404 | 410) ;;
-  2??) again ;;
-  *) fault "upload_url does not tell whether the attempt was started before: status $code" ;;
-esac
-echo "$(hostname) $$" > .wlm/mark
-put .wlm/mark "$mark" --retry 0 -H 'If-None-Match: *' && exit
-[ "$code" = 412 ] && again
-fault "upload_url did not take the mark of the attempt's start: $said"
-"""
-
-_JOB: Final = """\
-mkdir -p work .wlm/job
-export WLM_JOB_TOKEN=@TOKEN@
-exec bash .wlm/job.sh
-"""
-
-_SEND: Final = r"""
-. .wlm/library.sh
-root=$(realpath -e work) || fault 'the directory of the job is gone'
-size_there() {  # URL: what the server says, nothing if it does not
-  local name value
-  "${curl[@]}" -f --max-time 60 -I --url "$1" | tr -d '\r' | while IFS=': ' read -r name value; do
-    [ "${name,,}" = content-length ] && printf '%s' "$value"
-  done
-}
-read_back() {  # URL SHA256 MESSAGE: who gave a digest wants it verified, if we may read there
-  local found rc
-  found=$(set -o pipefail; "${curl[@]}" -f "${slow[@]}" --url "$1" | sha256sum)
-  rc=$?
-  found=${found%% *}
-  [ $rc = 22 ] && return  # the server says no
-  [ $rc = 0 ] || fault "$3 cannot be read back after the upload: curl's exit code $rc"
-  [ "$found" = "$2" ] || fault "$3 has the SHA-256 $found after the upload, expected $2"
-}
-send() {  # PATH URL SHA256 MESSAGE-OF-SRC MESSAGE-OF-DEST
-  local real found size
-  real=$(realpath -e -- "work/$1") && [ -f "$real" ] || fault "$4 was not made by the job"
-  [[ $real = "$root"/* ]] || fault "$4 leads out of the directory of the job"
-  if [ -n "$3" ]; then
-    found=$(digest "$real")
-    [ "$found" = "$3" ] || fault "$4 has the SHA-256 $found, expected $3"
-  fi
-  put "$real" "$2" || fault "$5 was not taken by its server: $said"
-  size=$(stat -c %s -- "$real")
-  found=$(size_there "$2")
-  [ "${found:-$size}" = "$size" ] || fault "$5 has $found bytes after the upload, expected $size"
-  [ -z "$3" ] || read_back "$2" "$3" "$5"
-}
-"""
-
-_RECORD: Final = r"""
-. .wlm/library.sh
-[ -e .wlm/again ] && exit
-place=@PLACE@
-told=
-[ -s .wlm/job/exit.json ] && read -r told < .wlm/job/exit.json
-if [ -z "$told" ] || [ -s .wlm/fault ]; then
-  begun=null
-  [[ $told =~ \"start\":([0-9.]+) ]] && begun=${BASH_REMATCH[1]}
-  reason='ended before its payload was started'
-  [ -e .wlm/job/started ] && reason='its guard was killed'
-  [ -s .wlm/fault ] && reason=$(< .wlm/fault)
-  told="{\"code\":null,\"start\":$begun,\"end\":$(date +%s.%N),\"reason\":\"$reason\"}"
-fi
-printf '%s\n' "$told" > .wlm/record
-put .wlm/record "$place.exit.json" --max-time 10 --retry-max-time 10
-for stream in stderr stdout; do
-  [ -f ".wlm/job/$stream" ] || continue
-  tail -c @BYTES@ ".wlm/job/$stream" > ".wlm/$stream"
-  put ".wlm/$stream" "$place.$stream" --max-time @SECONDS@ --retry-max-time @SECONDS@
-done
-exit 0
-"""
-
-
-def processes(spec: JobSpec, *, upload_url: str) -> tuple[Process, ...]:
+def processes(spec: JobSpec, *, upload_url: str, transfer_s: int) -> tuple[Process, ...]:
     """Return the processes of a job that carries its files, in their order.
 
-    Raises `JobRejectedError` for what bash could not run, and for too long a job.
+    Putting inputs in place and sending outputs may take `transfer_s` each. Raises
+    `JobRejectedError` for what bash could not run, and for too long a job.
     """
-    scripts, token = _scripts(spec, upload_url), shlex.quote(spec.ref.token)
+    scripts = _scripts(spec, upload_url, transfer_s)
     found = list(_unpacking(_archive(scripts)))
+
+    def add(name: str, *, final: bool = False) -> None:
+        found.append(Process(name, f"exec bash .wlm/{name}.sh\n", final=final))
+
+    def add_limited(name: str) -> None:
+        script = _filled(scripts_of.LIMITED, SECONDS=str(transfer_s), SCRIPT=f".wlm/{name}.sh")
+        found.append(Process(name, script))
+
     if spec.inputs:
-        found.append(Process("place", "exec bash .wlm/place.sh\n"))
+        add_limited("place")
     if upload_url:
-        found.append(Process("start", "exec bash .wlm/start.sh\n"))
-    found.append(Process("job", _filled(_JOB, TOKEN=token)))
+        add("start")
+    found.append(Process("job", _filled(scripts_of.JOB, TOKEN=shlex.quote(spec.ref.token))))
+    add("check")
     if spec.outputs:
-        found.append(Process("send", "exec bash .wlm/send.sh\n"))
+        add_limited("send")
     if upload_url:
-        found.append(Process("record", "exec bash .wlm/record.sh\n", final=True))
+        add("record", final=True)
     return tuple(found)
 
 
@@ -188,24 +80,31 @@ def upload_place(upload_url: str, token: str) -> str:
     return f"{upload_url}/{token}"
 
 
-def _scripts(spec: JobSpec, upload_url: str) -> dict[str, str]:
+def _scripts(spec: JobSpec, upload_url: str, transfer_s: int) -> dict[str, str]:
     # the guard's last word about where it is comes from the sandbox
     where = "wlm_workdir=$PWD/work\nwlm_attempt=$PWD/.wlm/job\n"
     scripts = {
-        ".wlm/library.sh": _LIBRARY,
+        ".wlm/library.sh": scripts_of.LIBRARY,
         ".wlm/job.sh": head(spec, bells=None) + where + BODY,
+        ".wlm/check.sh": scripts_of.CHECK,
         ".wlm/job/payload.sh": f"{spec.script}\n",
     }
+    seconds = str(transfer_s)
     if spec.inputs:
-        scripts[".wlm/place.sh"] = _PLACE + "".join(_place_lines(spec))
+        lines = "".join(_place_lines(spec))
+        scripts[".wlm/place.sh"] = _filled(scripts_of.PLACE, SECONDS=seconds) + lines
     if spec.outputs:
-        scripts[".wlm/send.sh"] = _SEND + "".join(_send_lines(spec))
+        lines = "".join(_send_lines(spec))
+        scripts[".wlm/send.sh"] = (
+            _filled(scripts_of.SEND, SECONDS=seconds) + lines + scripts_of.SENT
+        )
     if upload_url:
         place = upload_place(upload_url, spec.ref.token)
-        scripts[".wlm/start.sh"] = _filled(_START, MARK=shlex.quote(f"{place}.started"))
+        scripts[".wlm/start.sh"] = _filled(scripts_of.START, MARK=shlex.quote(f"{place}.started"))
         scripts[".wlm/record.sh"] = _filled(
-            _RECORD,
+            scripts_of.RECORD,
             PLACE=shlex.quote(place),
+            OUTPUTS=str(len(spec.outputs)),
             BYTES=str(_STREAM_BYTES),
             SECONDS=str(FINALIZATION_S // 3),
         )
@@ -215,8 +114,8 @@ def _scripts(spec: JobSpec, upload_url: str) -> dict[str, str]:
 def _place_lines(spec: JobSpec) -> Iterable[str]:
     last = {transfer.src: index for index, transfer in enumerate(spec.inputs)}
     for index, one in enumerate(spec.inputs):
-        how = "mv" if last[one.src] == index else "cp"  # fetched once, wanted in several places
-        message = _json_text(f"inputs[{index}].src: {show(one.src)}")
+        how = "link" if last[one.src] == index else "copy"  # fetched once, wanted in several places
+        message = _json_text(f"inputs[{index}].src: {show(shown(one.src))}")
         yield _line("place", file_name(one.src), one.dest, one.sha256 or "", how, message)
 
 
@@ -224,7 +123,7 @@ def _send_lines(spec: JobSpec) -> Iterable[str]:
     for index, one in enumerate(spec.outputs):
         messages = (
             _json_text(f"outputs[{index}].src: {show(one.src)}"),
-            _json_text(f"outputs[{index}].dest: {show(one.dest)}"),
+            _json_text(f"outputs[{index}].dest: {show(shown(one.dest))}"),
         )
         yield _line("send", one.src, one.dest, one.sha256 or "", *messages)
 

@@ -12,21 +12,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from dataclasses import asdict
+from typing import Any, Final
 
 from wlm_tasks.compute import evidence
 from wlm_tasks.compute.attempt import Claim, ExitRecord
 from wlm_tasks.compute.aurora import alone, carrying
 from wlm_tasks.compute.aurora import generations as tasks_of
-from wlm_tasks.compute.aurora.backend import AuroraBackend
-from wlm_tasks.compute.aurora.client import CONNECT_S, READ_S
+from wlm_tasks.compute.aurora.backend import NOT_LISTED, AuroraBackend
 from wlm_tasks.compute.aurora.generations import Generation
 from wlm_tasks.compute.aurora.job import native_id
-from wlm_tasks.compute.aurora.notes import Notes, Patience
+from wlm_tasks.compute.aurora.notes import Notes
 from wlm_tasks.compute.aurora.uploads import Uploads
-from wlm_tasks.compute.base import CANCEL_WAIT_S, JobRef, JobSpec, JobState, JobStatus
+from wlm_tasks.compute.base import JobRef, JobSpec, JobState, JobStatus
 from wlm_tasks.compute.local import translated
 from wlm_tasks.errors import (
     BackendUnavailableError,
@@ -43,34 +43,30 @@ _RECORD_WAIT_S: Final = 60.0
 _STARTS: Final = 5
 #: longest wait for the lock of a poll that keeps a record, in seconds
 _KEEP_S: Final = 1.0
-_GONE: Final = JobStatus(
-    state=JobState.LOST,
-    reason="Aurora no longer lists it: somebody ended it while it waited, or its history was"
-    " pruned; how it ended is not known",
-)
+#: longest that the records of all ended jobs hold up a poll, in seconds; a last one may end later
+_POLL_S: Final = 10.0
+_GONE: Final = JobStatus(state=JobState.LOST, reason=f"{NOT_LISTED} how it ended is not known")
 _CANCELLED: Final = JobStatus(state=JobState.CANCELLED, reason="cancelled")
-_NOT_SUBMITTED: Final = JobStatus(state=JobState.UNKNOWN, reason="not submitted yet")
 
 
 class SandboxedBackend(AuroraBackend):
     """Runs jobs in sandboxes that share nothing; `scratch` is a directory of the workers alone."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        scratch: str,
-        options: Mapping[str, object],
-        bells: str | None = None,
-        patience: Patience | None = None,
-        connect_s: float = CONNECT_S,
-        read_s: float = READ_S,
-    ) -> None:
-        super().__init__(
-            name=name, scratch=scratch, options=options, bells=bells,
-            patience=patience, connect_s=connect_s, read_s=read_s,
-        )  # fmt: skip
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._uploads = Uploads(self._options.upload_url)
+        self._asked_s = 0.0
+
+    def prepare(
+        self,
+        workdir: str,
+        token: str | None = None,
+        *,
+        disk_mb: int | None = None,  # noqa: ARG002 - Aurora finds an agent with as much
+        mark: int | None = None,
+    ) -> None:
+        """Make the experiment's directory, in which no job's files are."""
+        super().prepare(workdir, token, mark=mark)
 
     @property
     def carries_files(self) -> bool:
@@ -86,7 +82,9 @@ class SandboxedBackend(AuroraBackend):
             carrying.check(spec.inputs, spec.outputs)
         except InvalidPathError as error:  # the site's settings were others at intake
             raise JobRejectedError(error.message) from error
-        return {"limit": f"{spec.resources.walltime_s + spec.ref.stop_grace_s:.3f}"}
+        transfers_s = self._options.transfer_s * (bool(spec.inputs) + bool(spec.outputs))
+        limit_s = spec.resources.walltime_s + spec.ref.stop_grace_s + transfers_s
+        return {"limit": f"{limit_s:.3f}"}
 
     def _exists(self, notes: Notes) -> bool:
         # pruned or not: what was made once is never made again
@@ -95,10 +93,15 @@ class SandboxedBackend(AuroraBackend):
     def _note_made(self, notes: Notes) -> None:
         notes.note_made()
 
+    def status(self, refs: Sequence[JobRef]) -> dict[str, JobStatus]:
+        """Judge by one request to Aurora, and one for the record of each job that ended."""
+        self._asked_s = 0.0
+        return super().status(refs)
+
     def _judge(self, notes: Notes, found: Sequence[Generation]) -> JobStatus:
         try:
             if not found:
-                return self._unlisted(notes)
+                return self._missing(notes) or _GONE
             marked = bool(self._uploads) and len(found) <= _STARTS
             if not marked and alone.begun_again(found):
                 return self._end_copy(notes, found)
@@ -108,19 +111,14 @@ class SandboxedBackend(AuroraBackend):
                 record=record,
                 cancelled=notes.cancelled,
                 marked=bool(self._uploads),
-                limit_over=lambda: _unseen_over(notes),
+                limit_over=lambda: _unseen_over(notes, found),
             )
         except (BackendUnavailableError, OSError) as error:
             return JobStatus(state=JobState.UNKNOWN, reason=str(error))
 
-    def _unlisted(self, notes: Notes) -> JobStatus:
-        """Judge a job that Aurora does not list."""
-        if notes.ref.native_id is None:
-            return _NOT_SUBMITTED
-        with notes.locked():
-            if not notes.is_absent():
-                return JobStatus(state=JobState.UNKNOWN, reason="Aurora does not list it")
-        if (record := self._kept(notes)) is not None:
+    def _absent(self, notes: Notes) -> JobStatus:
+        if (record := self._fetched(notes)) is not None:
+            _keep(notes, record)
             return evidence.ended(record, cancelled=notes.cancelled)
         return _CANCELLED if notes.cancelled else _GONE
 
@@ -139,24 +137,35 @@ class SandboxedBackend(AuroraBackend):
         """Return what the ended job uploaded; waits a while for a server that does not tell."""
         if not self._uploads or not all(one.ended for one in tasks_of.newest(found)):
             return None
+        late = self._late
         try:
-            return self._kept(notes)
+            record = self._fetched(notes)
         except BackendUnavailableError as error:
             ended_at = max((one.ended_at or 0.0 for one in found), default=0.0)
-            if time.time() < ended_at + _RECORD_WAIT_S:
+            silent = 0.0 <= self._uploads.silent_s < _RECORD_WAIT_S
+            if late or silent or time.time() < ended_at + _RECORD_WAIT_S:
                 raise
             _log.warning("site %s: a job without its record: %s", self.name, error.message)
             return None
+        if record is not None and alone.credible(found, record):
+            _keep(notes, record)
+        return record
 
-    def _kept(self, notes: Notes) -> ExitRecord | None:
-        """Fetch the record and keep it, so that it is asked for but once."""
-        data = self._uploads.record(notes.ref.token) if self._uploads else None
-        if data is None:
+    @property
+    def _late(self) -> bool:
+        """Whether this poll asks for no further record; a server that is silent is left alone."""
+        return self._asked_s > _POLL_S and self._uploads.silent_s < 0.0
+
+    def _fetched(self, notes: Notes) -> ExitRecord | None:
+        if not self._uploads:
             return None
-        with notes.locked(_KEEP_S):
-            if notes.exit() is None:
-                notes.write("exit.json", json.dumps(data))
-        return ExitRecord.of_json(data)
+        if self._late:
+            raise BackendUnavailableError("its record is fetched in the next poll")
+        begun = time.monotonic()
+        try:
+            return self._uploads.record(notes.ref.token)
+        finally:
+            self._asked_s += time.monotonic() - begun
 
     @translated
     def find(self, ref: JobRef) -> str | None:
@@ -164,21 +173,10 @@ class SandboxedBackend(AuroraBackend):
         known = self._exists(Notes(ref, self._patience))
         return native_id(self._options, ref.token) if known else None
 
-    @translated
-    def cancel(self, ref: JobRef, *, wait_s: float = CANCEL_WAIT_S) -> bool:
-        """Have the tasks killed and wait until none is left and none can come any more."""
-        self._files.check_inside(ref.workdir)
-        notes = Notes(ref, self._patience)
-        with notes.locked(wait_s):
-            if notes.exit() is not None:
-                return True
-            if not notes.cancelled and self._has_ended(ref.token):
-                return True
-            notes.mark_cancelled()
-        return self._killed(notes, None, wait_s)
-
-    def _has_ended(self, token: str) -> bool:
-        found = self._look(token)
+    def _has_ended(self, notes: Notes) -> bool:
+        if notes.cancelled:
+            return False
+        found = self._look(notes.ref.token)
         return all(one.ended for one in found) and tasks_of.confirmed(found)
 
     def _surely_over(
@@ -192,7 +190,7 @@ class SandboxedBackend(AuroraBackend):
             with notes.locked():
                 return not notes.was_sent or notes.is_absent()
         ran = [one for one in found if one.was_on_an_agent]
-        return not ran or tasks_of.confirmed(ran) or _unseen_over(notes)
+        return not ran or tasks_of.confirmed(ran) or _unseen_over(notes, found)
 
     def tail(self, ref: JobRef, stream: str, lines: int) -> str:
         """Return the last lines of what the ended job uploaded; nothing while it runs."""
@@ -222,7 +220,15 @@ class SandboxedBackend(AuroraBackend):
         self._uploads.close()
 
 
-def _unseen_over(notes: Notes) -> bool:
-    """Whether a payload that is out of sight must have ended."""
+def _keep(notes: Notes, record: ExitRecord) -> None:
+    """Keep a record, so that it is fetched but once."""
     with notes.locked(_KEEP_S):
-        return notes.unseen_over()
+        if notes.exit() is None:
+            notes.write("exit.json", json.dumps(asdict(record)))
+
+
+def _unseen_over(notes: Notes, found: Sequence[Generation]) -> bool:
+    """Whether a payload that is out of sight must have ended."""
+    tasks = " ".join(sorted(one.task_id for one in tasks_of.newest(found)))
+    with notes.locked(_KEEP_S):
+        return notes.unseen_over(tasks)

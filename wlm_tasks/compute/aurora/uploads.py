@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import requests
 
@@ -21,7 +22,10 @@ from wlm_tasks.model.checks import one_line
 #: seconds for a connection, for a pause between two pieces, and for a whole file
 _CONNECT_S: Final = 5.0
 _READ_S: Final = 10.0
-_ALL_S: Final = 20.0
+_ALL_S: Final = 10.0
+#: how long nobody asks for a record after the server did not answer: at first, and at most
+_REST_S: Final = 2.0
+_LONGEST_REST_S: Final = 30.0
 _RECORD_BYTES: Final = 64 << 10
 _REASON_LIMIT: Final = 2000
 _TAIL_BYTES: Final = 256 << 10
@@ -35,16 +39,27 @@ class Uploads:
     def __init__(self, url: str) -> None:
         self._url = url
         self._session: tuple[int, requests.Session] | None = None
+        self._rest_s = 0.0
+        self._rests_until = 0.0
+        self._silent_since = math.inf
 
     def __bool__(self) -> bool:
         """Whether the site has such a place."""
         return bool(self._url)
 
-    def record(self, token: str) -> dict[str, Any] | None:
+    @property
+    def silent_s(self) -> float:
+        """For how long the server has not answered, in seconds; below 0 if it does."""
+        return time.monotonic() - self._silent_since
+
+    def record(self, token: str) -> ExitRecord | None:
         """Return the exit record of an attempt, None if there is none or it makes no sense.
 
-        Raises `BackendUnavailableError` if the server does not tell.
+        Raises `BackendUnavailableError` if the server does not tell; for a while after it did not
+        answer, without asking: one job waited for all.
         """
+        if time.monotonic() < self._rests_until:
+            raise BackendUnavailableError(f"{self._url}: did not answer and is asked again soon")
         data = self._end(f"{upload_place(self._url, token)}.exit.json", _RECORD_BYTES)
         try:
             return _plain(json.loads(data)) if data else None
@@ -67,17 +82,24 @@ class Uploads:
         """Return the last bytes of a file, None without it."""
         deadline, found = time.monotonic() + _ALL_S, b""
         with self._answer(url, limit) as answer:
-            if answer.status_code in _ABSENT:
-                return None
-            if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            status = answer.status_code
+            if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""  # an empty file
-            if not HTTPStatus.OK <= answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
-                raise BackendUnavailableError(f"{url}: HTTP {answer.status_code}")
-            for piece in answer.iter_content(_PIECE):
-                found = (found + piece)[-limit:]
-                if time.monotonic() > deadline:
-                    raise BackendUnavailableError(f"{url}: not read within {_ALL_S:g} s")
-        return found
+            if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+                for piece in answer.iter_content(_PIECE):
+                    found = (found + piece)[-limit:]
+                    if time.monotonic() > deadline:
+                        self._rest()
+                        raise BackendUnavailableError(f"{url}: not read within {_ALL_S:g} s")
+                return found
+        if status in _ABSENT:
+            return None
+        raise BackendUnavailableError(f"{url}: HTTP {status}")
+
+    def _rest(self) -> None:
+        self._rest_s = min(max(_REST_S, 2 * self._rest_s), _LONGEST_REST_S)
+        self._rests_until = time.monotonic() + self._rest_s
+        self._silent_since = min(self._silent_since, time.monotonic())
 
     @contextmanager
     def _answer(self, url: str, limit: int) -> Iterator[requests.Response]:
@@ -91,7 +113,9 @@ class Uploads:
                 allow_redirects=False,
             ) as answer:
                 yield answer
+            self._rest_s, self._silent_since = 0.0, math.inf
         except requests.RequestException as error:
+            self._rest()
             kind = type(error).__name__
             raise BackendUnavailableError(f"{url}: cannot be read ({kind})") from error
 
@@ -101,7 +125,7 @@ class Uploads:
         return self._session[1]
 
 
-def _plain(data: object) -> dict[str, Any] | None:
+def _plain(data: object) -> ExitRecord | None:
     """Return what counts of a record: whoever may upload there may have written it."""
     if not isinstance(data, dict):
         return None
@@ -109,9 +133,4 @@ def _plain(data: object) -> dict[str, Any] | None:
     times = [value for value in (record.start, record.end) if value is not None]
     if not record.reason or not all(map(math.isfinite, times)):
         return None
-    return {
-        "code": record.code,
-        "start": record.start,
-        "end": record.end,
-        "reason": one_line(record.reason)[:_REASON_LIMIT],
-    }
+    return replace(record, reason=one_line(record.reason)[:_REASON_LIMIT])
