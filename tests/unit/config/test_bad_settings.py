@@ -140,11 +140,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_token_beside_credentials(tmp_path: Path) -> None:
     file = tmp_path / "wlm.toml"
-    file.write_text(
-        "data_dir = '/x'\n[storages.lab]\nurl = 'https://h/'\ntoken = 'env:T'\ncredentials = 'env:C'"
-    )
-    with pytest.raises(ConfigError, match=r"storages\.lab\.token: got a token beside credentials"):
-        load(file, {})
+    file.write_text("[storages.lab]\nurl = 'https://h/'\ntoken = 'env:T'\ncredentials = 'env:C'")
+    with pytest.raises(ConfigError, match=r"storages\.lab\.token: got a token beside"):
+        load(file, {"HOME": "/h"})
 
 
 def test_a_rate_of_all_transfers_needs_their_number(tmp_path: Path) -> None:
