@@ -142,7 +142,8 @@ class ComputeBackend(ABC):
     ) -> None:
         """Make the experiment's directory (mode 0700) and check that it can be written.
 
-        `BackendUnavailableError` as well if less than `disk_mb` MiB are free there.
+        `BackendUnavailableError` as well if less than `disk_mb` MiB are free there, unless jobs
+        carry their files and ask for room where they run.
 
         `token` is that of the first job to come: where it saves a command on a login host, the
         directory of its attempt is made, too. `mark` is written to the directory before anything

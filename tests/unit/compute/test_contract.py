@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -142,7 +143,8 @@ def test_prepare_can_be_repeated(site: Site) -> None:
 def test_prepare_where_there_is_less_room_than_asked_for(site: Site) -> None:
     site.backend.prepare(site.workdir, disk_mb=1)
     expected = r"No space left for it: \d+ MiB are free, 1000000000 needed"
-    with pytest.raises(BackendUnavailableError, match=expected):
+    refused = pytest.raises(BackendUnavailableError, match=expected)
+    with nullcontext() if site.backend.carries_files else refused:
         site.backend.prepare(site.workdir, disk_mb=1_000_000_000)
 
 
