@@ -210,8 +210,9 @@ def _venv(path: str) -> str:
     what, file = f"venv {path}", shlex.quote(f"{directory}/bin/activate")
     return (
         f"{_listened(what, f'. {file}')}\n"
-        '[ -x "${VIRTUAL_ENV-}/bin/python" ] || wlm_fail 1 '
-        '"it was made for ${VIRTUAL_ENV:-elsewhere}, where there is no python"'
+        f'[ "${{VIRTUAL_ENV-}}" -ef {shlex.quote(directory)} ] || wlm_fail 1 '
+        '"it was made for ${VIRTUAL_ENV:-elsewhere}"\n'
+        '[ -x "$VIRTUAL_ENV/bin/python" ] || wlm_fail 1 "there is no python in it"'
     )
 
 
@@ -225,10 +226,13 @@ def _in_image(path: str) -> str:
         'wlm_bound=(--bind "$wlm_dir")\n'
         "# on some sites this file is elsewhere\n"
         '[[ $0 = "$wlm_dir"/* ]] || wlm_bound+=(--bind "${0%/*}")\n'
+        "[[ ${wlm_bound[*]} != *[:,]* ]] ||\n"
+        "  wlm_fail 1 \"no ':' and ',' can be in what it is to see: ${wlm_bound[*]:1}\"\n"
         '"$wlm_runner" exec "${wlm_bound[@]}" --pwd "$wlm_dir" '
         f'{shlex.quote(place)} bash "$0" in-image || wlm_code=$?\n'
         "# other codes are those of the commands\n"
-        '[ "$wlm_code" != 255 ] || wlm_fail 255 "${wlm_runner##*/} exec: exit code 255"\n'
+        '[ "$wlm_code" != 255 ] || '
+        'wlm_fail 255 "exit code 255, of ${wlm_runner##*/} exec or of the commands"\n'
         "trap - EXIT\n"
         'exit "$wlm_code"'
     )

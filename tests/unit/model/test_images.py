@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from unit.model.payload import APPTAINER, Place, last
@@ -45,7 +46,7 @@ def test_an_image_that_fails_and_commands_that_fail_in_one(place: Place) -> None
     assert (done.returncode, done.stdout) == (255, "")
     assert done.stderr.splitlines() == [
         "FATAL: could not open image ./a.sif",
-        "wlm: image a.sif: apptainer exec: exit code 255",
+        "wlm: image a.sif: exit code 255, of apptainer exec or of the commands",
     ]
     (place.directory / "a.sif").touch()
     done = place.run("exit 3", "echo never", image="a.sif", variables=container(place))
@@ -70,9 +71,21 @@ def test_a_script_outside_of_the_directory_is_seen_in_the_image(place: Place) ->
 
 
 def test_no_program_for_images(place: Place) -> None:
-    done = place.run("echo never", image="a.sif")
-    if done.returncode == 127:  # this machine has neither
-        assert last(done.stderr).startswith(
-            "wlm: image a.sif: neither apptainer nor singularity on "
-        )
-    assert done.stdout == ""
+    """Whether this machine has one or not: here nothing but the shell's own tools is found."""
+    for name in ("bash", "cat", "sed"):
+        (place.tools / name).symlink_to(f"/bin/{name}")
+    done = place.run("echo never", image="a.sif", variables={"PATH": str(place.tools)})
+    assert (done.returncode, done.stdout) == (127, "")
+    assert last(done.stderr).startswith("wlm: image a.sif: neither apptainer nor singularity on ")
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+def test_a_directory_that_cannot_be_bound(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    place = Place(tmp_path / name)
+    place.tools = tmp_path / "tools"
+    place.tools.mkdir()
+    (place.directory / "a.sif").touch()
+    done = place.run("echo never", image="a.sif", variables=container(place))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert last(done.stderr).startswith("wlm: image a.sif: no ':' and ',' can be in what it is to")
