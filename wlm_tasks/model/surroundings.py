@@ -143,6 +143,17 @@ done
 ~/miniconda3, ~/miniforge3, ~/anaconda3 or /opt/conda"
 """
 
+#: what is behind this line is for the image
+_MARK: Final = "# wlm: in the image"
+#: The image's bash reads this very file, in a directory that it sees. No compound command is around
+#: the lines: what they say of aliases and patterns holds for lines that are read after that.
+_IN_IMAGE: Final = rf"""if [ "${{1-}}" = in-image ]; then
+  shift
+  wlm_text=$(< "$0")
+  eval "${{wlm_text#*$'\n'{shlex.quote(_MARK)}$'\n'}}"
+  exit
+fi"""
+
 _TAKE_BACK: Final = r"""# what fails from here on tells itself; a trap of the lines above stays
 case $(trap -p EXIT) in *wlm_ended*) trap - EXIT ;; esac"""
 
@@ -166,16 +177,7 @@ def around(lines: Sequence[str], commands: Sequence[str], image: str | None) -> 
     """Return both parts of a script one after the other, the commands in the image if any."""
     if image is None:
         return [*lines, *([_TAKE_BACK] if lines else []), *commands]
-    # the image's bash reads this very file, in a directory that it sees
-    return [
-        'if [ "${1-}" = in-image ]; then',
-        "shift",
-        "else",
-        *lines,
-        _in_image(image),
-        "fi",
-        *commands,
-    ]
+    return [_IN_IMAGE, *lines, _in_image(image), _MARK, *commands]
 
 
 def _named(what: str, lines: Sequence[str]) -> list[str]:

@@ -70,6 +70,27 @@ def test_a_script_outside_of_the_directory_is_seen_in_the_image(place: Place) ->
     assert words[1:5] == ["--bind", str(place.directory), "--bind", str(place.home)]
 
 
+def test_the_shells_options_hold_for_lines_behind_them(place: Place) -> None:
+    variables = container(place)
+    (place.directory / "a.sif").touch()
+    done = place.run(
+        "shopt -s extglob expand_aliases",
+        "alias hey='echo hello'",
+        "hey",
+        "case ab in +([a-z])) echo letters ;; esac",
+        "cat <<END",
+        "it's $SET",
+        "END",
+        "exit 4",
+        prologue="shopt -s extglob expand_aliases\nalias there=export\nthere SET=outside",
+        environment=["[[ ab = +([a-z]) ]] && case ab in +([a-z])) : ;; esac"],
+        image="a.sif",
+        variables=variables,
+    )
+    assert (done.returncode, done.stderr) == (4, "")
+    assert done.stdout == "hello\nletters\nit's outside\n"
+
+
 def test_no_program_for_images(place: Place) -> None:
     """Whether this machine has one or not: here nothing but the shell's own tools is found."""
     for name in ("bash", "cat", "sed"):
