@@ -150,7 +150,10 @@ if [ -e intent ]; then
   ((missing > settle)) || answer undecided "$settle"
   rm -f absent
 fi
-printf '%s\n' "$payload" > payload.sh && printf '%s' "$head$guard" > job.sh || exit 1
+new=
+[ ! -e intent ] || new=.new  # the first job may come after all, and be reading the old ones
+printf '%s\n' "$payload" > "payload.sh$new" && printf '%s' "$head$guard" > "job.sh$new" || exit 1
+[ -z "$new" ] || { mv -fT payload.sh.new payload.sh && mv -fT job.sh.new job.sh; } || exit 1
 : point written
 printf '%s\n' "$word" > intent || exit 1
 : point intended
