@@ -195,9 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.faults.spoils:
             data = bytes([data[0] ^ 1]) + data[1:]
         version = self.store.write(self.name, data[: self.faults.keeps])
-        self._answer(201, etag=f'"{version}"' if self.faults.tells_etag else "")
         if self.faults.then is not None:
             self.store.write(self.name, self.faults.then)
+        self._answer(201, etag=f'"{version}"' if self.faults.tells_etag else "")
 
     def do_DELETE(self) -> None:
         self._note()
@@ -218,8 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif parent and parent not in self.store.directories:
             self._answer(409)
         else:
-            self._answer(201)
             self.store.directories.add(name)
+            self._answer(201)
 
     def _note(self) -> None:
         self.store.asked.append(Asked(self.command, self.path, dict(self.headers)))

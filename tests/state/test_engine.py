@@ -75,9 +75,9 @@ def test_lost_connections_are_no_death_of_the_worker(
             )
         admin.dispose()
 
-    def cut_and_prepare(workdir: str, token: str, *, disk_mb: int | None) -> None:
+    def cut_and_prepare(*args: Any, **more: Any) -> None:
         cut()
-        prepare(workdir, token, disk_mb=disk_mb)
+        prepare(*args, **more)
 
     def cut_and_submit(spec: JobSpec) -> Submitted:
         cut()
