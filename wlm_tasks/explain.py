@@ -38,6 +38,8 @@ def why(situation: Situation) -> str:
     text = _text(situation)
     if not situation.controls and not situation.experiment.final:
         text += "; no control process is alive (start `wlm control`, or `wlm up` without a broker)"
+    if situation.experiment.cleanup_reason:
+        text += f"; its directory is still there: {situation.experiment.cleanup_reason}"
     return " ".join(text.split())  # a reason may be in a site's own words, on several lines
 
 

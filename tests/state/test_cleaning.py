@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 from state.rig import Rig
-from state.world import MONITOR, SETUP, STAGE_OUT, World, experiment, in_threads, new
+from state.world import MONITOR, SETUP, STAGE_IN, STAGE_OUT, World, experiment, in_threads, new
 
 from wlm_tasks.errors import (
     BackendUnavailableError,
@@ -19,7 +21,7 @@ from wlm_tasks.model.states import ExperimentState, JobRecord
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.cleaning import Removal
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
-from wlm_tasks.tasks.cleaning import remove_directory
+from wlm_tasks.tasks.cleaning import LAST_REMOVAL, remove_directory
 
 
 def asked(
@@ -101,11 +103,11 @@ def test_not_while_a_job_may_live_and_not_what_never_began(world: World) -> None
     world.store.intake.cancel(late)
     assert world.state(early) is ExperimentState.CANCELLED
     assert world.state(late) is ExperimentState.CANCELLING
-    assert world.store.cleaning.due(10) == []
+    assert world.store.cleaning.due(10, slice_s=0) == []
     token = world.store.views.jobs(late)[-1].token
     world.store.jobs.cancelled(late, [token])
     assert world.state(late) is ExperimentState.CANCELLED
-    assert world.store.cleaning.due(10) == [late]
+    assert world.store.cleaning.due(10, slice_s=0) == [late]
 
 
 def test_it_is_told_once_and_shown(world: World) -> None:
@@ -119,8 +121,8 @@ def test_it_is_told_once_and_shown(world: World) -> None:
     for _ in range(2):
         cleaning.removed(removal, ["/scratch/x"])
     assert world.log(experiment_id).count((0, "REMOVED")) == 1
-    event = world.store.views.events(experiment_id)[-1]
-    assert (event.state, event.detail) == ("REMOVED", {"directory": "/scratch/x"})
+    last = world.store.views.events(experiment_id)[-1]
+    assert (last.state, last.detail) == ("REMOVED", {"directory": "/scratch/x"})
     view = world.store.views.experiment(experiment_id)
     assert view.removed_at is not None
     assert view.state is ExperimentState.DONE
@@ -175,7 +177,7 @@ def test_a_removal_that_was_held_up_says_nothing_of_what_came_after(world: World
     assert again.number == late.number
     assert again.mark > late.mark
     cleaning.failed(late, "no way")
-    cleaning.kept(late, "no way")
+    cleaning.kept(late, "no way", whole=True)
     cleaning.removed(late, ["/x"])
     view = world.store.views.experiment(experiment_id)
     assert (view.cleanup, view.cleanup_reason, view.removed_at) == ("delete", None, None)
@@ -200,6 +202,39 @@ def test_every_directory_it_ever_had(world: World) -> None:
     assert begun(world, experiment_id).workdirs == ("/old/x", f"/scratch/{experiment_id}")
 
 
+def test_a_step_that_was_taken_away_may_still_be_at_work(world: World) -> None:
+    """Its worker is told at the latest when its slice is over."""
+    cleaning = world.store.cleaning
+    cancelled, taken_over = add(world), done(world)
+    world.until(cancelled, STAGE_IN)
+    world.claim(cancelled, STAGE_IN)
+    world.store.intake.cancel(cancelled)
+    world.sql("UPDATE steps SET crashes = 1 WHERE seq = 1 AND experiment_id = :e", e=taken_over)
+    assert cleaning.due(10, slice_s=100) == []
+    assert cleaning.begin(cancelled, slice_s=100) is None
+    world.sql("UPDATE experiments SET ended_at = ended_at - 90")
+    assert cleaning.due(10, slice_s=100) == []
+    world.sql("UPDATE experiments SET ended_at = ended_at - 20")
+    assert set(cleaning.due(10, slice_s=100)) == {cancelled, taken_over}
+    assert cleaning.begin(cancelled, slice_s=100) is not None
+
+
+def test_what_is_kept_after_more_than_one_removal_is_set_up_anew(world: World) -> None:
+    """An earlier one may still be held up somewhere; only a new set-up writes a new mark."""
+    cleaning, retry, experiment_id = world.store.cleaning, world.store.intake.retry, failed(world)
+    begun(world, experiment_id)
+    cleaning.kept(begun(world, experiment_id), "no way", whole=True)
+    with pytest.raises(IllegalTransitionError, match="retry it from setup, not from submit"):
+        retry(experiment_id, StepName.SUBMIT)
+    assert retry(experiment_id) is SETUP
+
+
+def test_what_is_kept_after_one_removal_can_go_on_from_any_step(world: World) -> None:
+    experiment_id = failed(world)
+    world.store.cleaning.kept(begun(world, experiment_id), "no way", whole=True)
+    assert world.store.intake.retry(experiment_id) is StepName.SUBMIT
+
+
 def _act(acts: Sequence[Callable[[str], object]], experiment_id: str, number: int) -> object:
     return acts[number](experiment_id)
 
@@ -214,6 +249,31 @@ def test_a_retry_and_a_removal_at_once(world: World) -> None:
         ]
         begun, retried = in_threads(2, partial(_act, acts, experiment_id))
         assert (begun is None) == isinstance(retried, StepName), (begun, retried)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("dialect", ["postgresql"])
+def test_postgresql_finds_what_is_due_by_the_partial_index(world: World) -> None:
+    """`test_plans` sees the same of SQLite."""
+    kept = NewSweep(id=new_id("swp"), name="s", fingerprint="f" * 64, size=500)
+    world.store.intake.add_sweep(kept, [asked("keep") for _ in range(500)])
+    world.sql("UPDATE experiments SET state = 'DONE', ended_at = 0")
+    experiment_id = done(world)
+    database, plans = world.store.database, list[str]()
+
+    def explain(connection: Connection, *asked: Any) -> None:
+        _cursor, statement, parameters, *_ = asked
+        if "cleanup" in statement:
+            cursor = connection.connection.cursor()
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            plans.extend(line for (line,) in cursor.fetchall())
+
+    with database.write() as connection:
+        connection.exec_driver_sql("ANALYZE experiments")
+    for engine in database.engines:
+        event.listen(engine, "before_cursor_execute", explain)
+    assert world.store.cleaning.due(10) == [experiment_id]
+    assert [line for line in plans if "ix_experiments_to_clean on experiments" in line], plans
 
 
 def test_members_of_a_sweep_have_it_too(world: World) -> None:
@@ -313,3 +373,39 @@ def test_a_removal_held_up_until_a_retry_runs(rig: Rig) -> None:
     with pytest.raises(JobRejectedError, match="was set up again"):
         rig.app.runtime.site("alpha").backend.discard(workdir, late.mark)
     assert workdir in rig.fake.workdirs
+
+
+def test_a_directory_that_is_refused_leaves_none_of_the_others(rig: Rig) -> None:
+    experiment_id, workdir = ended(rig)
+    rig.world.sql("UPDATE jobs SET workdir = '/0/old'")
+    assert remove_directory(rig.app.runtime, experiment_id) == "kept"
+    assert workdir not in rig.fake.workdirs
+    reason = rig.world.store.views.experiment(experiment_id).cleanup_reason
+    assert reason is not None
+    assert "/0/old" in reason
+    with pytest.raises(IllegalTransitionError, match="may have been removed: retry it from setup"):
+        rig.world.store.intake.retry(experiment_id, StepName.SUBMIT)
+
+
+def test_what_never_passes_is_kept_at_last(rig: Rig) -> None:
+    experiment_id, _workdir = ended(rig)
+    words = []
+    while "kept" not in words:
+        rig.world.sql("UPDATE experiments SET cleanup_at = 0")
+        rig.fake.fail("discard", BackendUnavailableError("Device or resource busy"))
+        words.append(remove_directory(rig.app.runtime, experiment_id))
+    assert words == ["failed"] * (LAST_REMOVAL - 1) + ["kept"]
+    view = rig.world.store.views.experiment(experiment_id)
+    assert (view.cleanup, view.cleanup_reason) == (None, "Device or resource busy")
+    assert rig.duties.clean() == 0
+    assert rig.world.store.intake.retry(experiment_id) is SETUP
+
+
+def test_a_site_that_is_configured_no_more(rig: Rig) -> None:
+    experiment_id, _workdir = ended(rig)
+    rig.world.sql("DELETE FROM jobs")  # as if its set-up had failed
+    rig.world.sql("UPDATE experiments SET site = 'beta'")
+    assert remove_directory(rig.app.runtime, experiment_id) == "kept"
+    view = rig.world.store.views.experiment(experiment_id)
+    assert (view.removed_at, view.cleanup) == (None, None)
+    assert "beta" in str(view.cleanup_reason)

@@ -238,3 +238,10 @@ def test_there_is_always_one_line(  # noqa: PLR0917 - hypothesis gives them by p
     assert "\n" not in said
     assert "None" not in said
     assert experiment not in FINAL or "no control" not in said
+
+
+def test_a_directory_that_cannot_be_removed_is_told() -> None:
+    steps = [_step(name, S.DONE) for name in StepName]
+    reason = {"cleanup_reason": "/s/x: Permission denied"}
+    text = why(_situation(steps, E.DONE, experiment=reason))
+    assert text == "done; its directory is still there: /s/x: Permission denied"

@@ -128,6 +128,10 @@ class LocalBackend(ComputeBackend):
     ) -> None:
         """Make the experiment's directory, check that it takes files, hard links and `disk_mb`."""
         self.check_inside(workdir)
+        if mark is not None and mark > 1:  # a removal may be at work
+            files = SiteFiles(LocalShell(), self._scratch)
+            files.prepare(workdir, ("flock",), disk_mb=disk_mb, mark=mark)
+            return
         path = Path(workdir)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)

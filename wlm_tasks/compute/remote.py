@@ -53,6 +53,10 @@ place() {  # one line that says where pids mean something: host, boot, machine, 
   namespace=${namespace//[^0-9]/}  # not local: scripts use it
   printf 'place %s %s %s %s\n' "${host//[^A-Za-z0-9._-]/}" "$boot" "$namespace" "$machine"
 }
+lock_names() {  # SCRATCH: until file 9 is closed; NFS locks no directories
+  exec 9>> "$1/.wlm-lock-$UID" || exit
+  flock -w 60 9 || { printf '%s: a removal or a set-up is at work\n' "$1" >&2; exit 75; }
+}
 marker() {  # INDEX WORD FILE: its first line in `line`, and on a line of the output
   line=
   if [ ! -e "$3" ]; then
@@ -90,11 +94,14 @@ workdir=$1 scratch=$2 probe=$3 attempt=$4 needed=$5 mark=$6
 shift 6
 need realpath ln "$@"
 need_inside "$workdir" "$scratch"
+# before the first set-up there is no removal
+[ "${mark:-1}" -le 1 ] || { mkdir -p -- "$scratch" && lock_names "$scratch"; } || exit
 mkdir -p -- "$workdir" && chmod 700 -- "$workdir" || exit
 if [ -n "$mark" ]; then
   mkdir -p -- "$workdir/.wlm" && rm -f -- "$workdir/.wlm/setup" || exit
   printf '%s\n' "$mark" > "$workdir/.wlm/setup" || exit
 fi
+exec 9>&-
 mkdir -p -- "$attempt" || exit
 if [ "$needed" != 0 ]; then
   room=$(df -k --output=avail -- "$workdir") || exit
@@ -115,10 +122,9 @@ need_inside "$workdir" "$scratch"
 # where the whole of it is away nothing is known of the directory
 [ -d "$scratch" ] || { printf '%s: is not there\n' "$scratch" >&2; exit 66; }
 old=${workdir%/*}/.wlm-removed-${workdir##*/}
-# one removal at a time looks whose the directory is and takes its name away: what was held up in
-# between finds the mark of whoever has set it up again meanwhile
-exec 9< "$scratch" || exit
-flock -w 60 9 || { printf '%s: another removal is at work\n' "$scratch" >&2; exit 75; }
+# nobody sets it up again between the look at whose it is and the loss of its name: what was held
+# up before finds the new mark
+lock_names "$scratch"
 if [ -e "$workdir" ] || [ -L "$workdir" ]; then
   made=
   [ ! -f "$workdir/.wlm/setup" ] || read -r -n 20 made < "$workdir/.wlm/setup"
@@ -128,7 +134,7 @@ if [ -e "$workdir" ] || [ -L "$workdir" ]; then
   fi
   mv -T -- "$workdir" "$(mktemp -u -- "$old-XXXXXXXX")" || exit
 fi
-exec 9<&-
+exec 9>&-
 rm -rf -- "$old"-* 2> /dev/null && exit
 # a job may have closed directories of its own
 find "$old"-* -type d ! -perm -u+rwx -exec chmod u+rwx {} \;

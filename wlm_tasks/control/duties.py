@@ -28,9 +28,9 @@ AGAIN_AFTER_S = 30.0
 CANCEL_AGAIN_S = (3.0, 30.0)
 #: How fast that grows, in parts of the time since the first.
 _CANCEL_PACE = 0.1
-#: More than are asked for in one go: those that wait longer must not hide the new ones.
-#: directories whose removal is asked for at a time
+#: Directories whose removal is asked for at a time.
 _REMOVALS = 50
+#: More than are asked for in one go: those that wait longer must not hide the new ones.
 _CANCELS_SEEN = 10 * BATCH
 #: Seconds in which cancels are done here while the broker is away: in one go, and for each.
 _INLINE_S = 2.0
@@ -196,7 +196,9 @@ class Duties:
     def clean(self) -> int:
         """Have the directories removed of experiments that have ended and want that."""
         cleaning, rows = self.runtime.store.cleaning, self.runtime.store.sites.all()
-        ids = cleaning.due(_REMOVALS, [name for name, row in rows.items() if row.state in SILENT])
+        silent = [name for name, row in rows.items() if row.state in SILENT]
+        slice_s = self.runtime.settings.steps.slice_s
+        ids = cleaning.due(_REMOVALS, silent, slice_s=slice_s)
         if ids:
             cleaning.ask(ids)
         for experiment_id in ids:

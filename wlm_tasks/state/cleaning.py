@@ -24,7 +24,9 @@ from wlm_tasks.state.schema import IS_LIVE, TO_CLEAN, db_now, experiments, jobs,
 
 #: seconds until a removal that was asked for and shows no effect is asked for again
 ASKED_S: Final = 300.0
-#: the same once one was begun: at first, and at last; twice as long each time
+#: how long a worker may go on with a step that is not its own any more, unless told
+SLICE_S: Final = 600.0
+#: the same as `ASKED_S` once one was begun: at first, and at last; twice as long each time
 _FIRST_S: Final = 60.0
 _LAST_S: Final = 6 * 3600.0
 #: what a retry has to set back
@@ -52,12 +54,15 @@ class Cleaning:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def due(self, limit: int, silent: Sequence[str] = ()) -> list[str]:
-        """Ids of experiments whose directory is to be removed now; none of the sites `silent`."""
+    def due(self, limit: int, silent: Sequence[str] = (), *, slice_s: float = SLICE_S) -> list[str]:
+        """Ids of experiments whose directory is to be removed now; none of the sites `silent`.
+
+        `slice_s` is the longest that a worker works on a step before it looks whether it may.
+        """
         statement = (
             select(experiments.c.id)
             .where(
-                _wanted(),
+                _wanted(slice_s),
                 func.coalesce(experiments.c.cleanup_at, 0.0) <= db_now(),
                 experiments.c.site.not_in(silent),
             )
@@ -81,10 +86,13 @@ class Cleaning:
                 .values(cleanup_at=db_now() + ASKED_S)
             )
 
-    def begin(self, experiment_id: str) -> Removal | None:
-        """Note that the removal begins; None if it is not (or no longer) to be removed."""
+    def begin(self, experiment_id: str, *, slice_s: float = SLICE_S) -> Removal | None:
+        """Note that the removal begins; None if it is not (or no longer) to be removed.
+
+        `slice_s` is that of `due`.
+        """
         wanted = select(experiments.c.cleanup_tries).where(
-            experiments.c.id == experiment_id, _wanted()
+            experiments.c.id == experiment_id, _wanted(slice_s)
         )
         with self._database.write() as connection:
             tries = connection.execute(wanted.with_for_update()).scalar_one_or_none()
@@ -116,9 +124,13 @@ class Cleaning:
         detail = {"directory": ", ".join(workdirs)}
         self._end(removal, "REMOVED", detail, removed_at=db_now())
 
-    def kept(self, removal: Removal, reason: str) -> None:
-        """Nobody can remove the directory from here; it is not tried again."""
-        values = {"cleanup": None, "cleanup_tries": 0, "cleanup_reason": reason}
+    def kept(self, removal: Removal, reason: str, *, whole: bool) -> None:
+        """Nobody can remove the directory from here; it is not tried again.
+
+        Unless it is `whole`, and no other removal can be under way, a retry begins from the start.
+        """
+        tries = 0 if whole and removal.number == 1 else removal.number
+        values = {"cleanup": None, "cleanup_tries": tries, "cleanup_reason": reason}
         self._end(removal, "KEPT", {"reason": reason}, **values)
 
     def _end(self, removal: Removal, word: str, detail: dict[str, str], **values: Any) -> None:
@@ -145,17 +157,23 @@ def _still(removal: Removal) -> Update:
     )
 
 
-def _wanted() -> ColumnElement[bool]:
+def _wanted(slice_s: float) -> ColumnElement[bool]:
     """Ended for good and long enough ago, nothing of it lives, and nothing of worth is in there."""
     mine = steps.c.experiment_id == experiments.c.id
     done = steps.c.state == StepState.DONE.value
     succeeded = exists().where(mine, steps.c.name == StepName.MONITOR.value, done)
+    # whoever worked on it may not know yet that it was taken away
+    lost = or_(
+        steps.c.crashes > 0,
+        and_(steps.c.state == StepState.CANCELLED.value, steps.c.attempt > 0),
+    )
     unsaved = exists().where(mine, steps.c.name == StepName.STAGE_OUT.value, ~done)
     return and_(
         TO_CLEAN,
         # not the column itself: SQLite would look by state, at all that has ever ended
         func.coalesce(experiments.c.state, "").in_(literal_states(*sorted(FINAL))),
         experiments.c.ended_at + func.coalesce(experiments.c.cleanup_after_s, 0.0) <= db_now(),
+        or_(experiments.c.ended_at + slice_s <= db_now(), ~exists().where(mine, lost)),
         exists().where(mine, steps.c.seq == 0, steps.c.attempt > 0),  # else there is none
         ~exists().where(jobs.c.experiment_id == experiments.c.id, IS_LIVE),
         # the outputs of a job that ended well are there only, until they are taken out
@@ -164,14 +182,16 @@ def _wanted() -> ColumnElement[bool]:
 
 
 def refuse_removed(experiment: Row[Any], name: StepName | None) -> bool:
-    """Whether its directory is gone, so that it can begin from the start only.
+    """Whether its directory is gone or may be, so that it can begin from the start only.
 
     Raises `IllegalTransitionError` while it is being removed, and for another step than the first.
     """
-    if experiment.removed_at is not None:
+    kept = experiment.cleanup is None and experiment.cleanup_tries > 0
+    if experiment.removed_at is not None or kept:
         if name not in {None, StepName.SETUP}:
+            removed = "may have been removed" if kept else "was removed"
             raise IllegalTransitionError(
-                f"{experiment.id}: its directory was removed: retry it from setup, not from {name}"
+                f"{experiment.id}: its directory {removed}: retry it from setup, not from {name}"
             )
         return True
     if experiment.cleanup_tries > 0:

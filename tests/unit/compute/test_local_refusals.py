@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
-import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from unit.compute.sites import LocalSite, forked
 
-from services.processes import wait_for
 from wlm_tasks.compute import local as module
 from wlm_tasks.compute.base import JobState
 from wlm_tasks.compute.local import LocalBackend
@@ -185,7 +181,7 @@ class TestDiscard:
 
         with forked(discard) as pid:
             assert os.waitpid(pid, 0)[1] == 0
-        assert [*scratch.iterdir()] == []
+        assert [one.name for one in scratch.iterdir()] == [f".wlm-lock-{user}"]
 
     def test_what_another_removal_has_left_is_removed_too(self, local: LocalSite) -> None:
         left = local.scratch / f".wlm-removed-{Path(local.workdir).name}-abcdefgh"
@@ -200,34 +196,6 @@ class TestDiscard:
         Path(local.workdir, ".wlm", "setup").write_text(mark)
         assert local.backend.discard(local.workdir, 9)
         assert not Path(local.workdir).exists()
-
-    def test_one_that_is_held_up_finds_what_was_set_up_since(self, local: LocalSite) -> None:
-        local.backend.prepare(local.workdir, mark=1)
-        refused: list[JobRejectedError] = []
-
-        def remove() -> None:
-            try:
-                local.another().discard(local.workdir, 1)
-            except JobRejectedError as error:
-                refused.append(error)
-
-        other = os.open(local.scratch, os.O_RDONLY)
-        fcntl.flock(other, fcntl.LOCK_EX)
-        thread = threading.Thread(target=remove)
-        thread.start()
-        wait_for(partial(_waits_for_lock, local.scratch), what="that it waits")
-        shutil.rmtree(local.workdir)
-        local.backend.prepare(local.workdir, mark=2)
-        os.close(other)
-        thread.join(30)
-        assert "was set up again" in str(refused)
-        assert Path(local.workdir).is_dir()
-
-
-def _waits_for_lock(directory: Path) -> bool:
-    inode = directory.stat().st_ino
-    lines = Path("/proc/locks").read_text().splitlines()
-    return any("->" in line and f":{inode} " in line for line in lines)
 
 
 class TestSubmitFaults:
