@@ -411,8 +411,6 @@ def test_a_record_of_a_good_end_against_aurora_s_word(lone: LoneSite, web: WebFi
         assert lone.status(spec.ref).state is JobState.FAILED
 
 
-# what the collector happens to run while the stack is full fails as well
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "data",
     ["", "[]", "nonsense", '{"code": 0}', '{"code":0,"reason":"exit","start":NaN}', "[" * 100_000],
