@@ -387,8 +387,26 @@ def test_a_directory_that_is_refused_leaves_none_of_the_others(rig: Rig) -> None
         rig.world.store.intake.retry(experiment_id, StepName.SUBMIT)
 
 
-def test_what_never_passes_is_kept_at_last(rig: Rig) -> None:
+def _no_site(rig: Rig) -> None:
+    """As seen by a worker whose settings lack it, or are wrong."""
+    rig.world.sql("DELETE FROM jobs")
+    rig.world.sql("UPDATE experiments SET site = 'beta'")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (None, "Device or resource busy"),
+        (_no_site, "beta"),
+    ],
+    ids=["busy", "no such site here"],
+)
+def test_what_never_passes_is_kept_at_last(
+    rig: Rig, wrong: Callable[[Rig], None] | None, reason: str
+) -> None:
     experiment_id, _workdir = ended(rig)
+    if wrong is not None:
+        wrong(rig)
     words = []
     while "kept" not in words:
         rig.world.sql("UPDATE experiments SET cleanup_at = 0")
@@ -396,16 +414,15 @@ def test_what_never_passes_is_kept_at_last(rig: Rig) -> None:
         words.append(remove_directory(rig.app.runtime, experiment_id))
     assert words == ["failed"] * (LAST_REMOVAL - 1) + ["kept"]
     view = rig.world.store.views.experiment(experiment_id)
-    assert (view.cleanup, view.cleanup_reason) == (None, "Device or resource busy")
+    assert (view.cleanup, view.removed_at) == (None, None)
+    assert reason in str(view.cleanup_reason)
     assert rig.duties.clean() == 0
     assert rig.world.store.intake.retry(experiment_id) is SETUP
 
 
-def test_a_site_that_is_configured_no_more(rig: Rig) -> None:
+def test_a_directory_whose_removal_was_refused_may_have_lost_its_name(rig: Rig) -> None:
     experiment_id, _workdir = ended(rig)
-    rig.world.sql("DELETE FROM jobs")  # as if its set-up had failed
-    rig.world.sql("UPDATE experiments SET site = 'beta'")
+    rig.fake.fail("discard", JobRejectedError("Permission denied"))
     assert remove_directory(rig.app.runtime, experiment_id) == "kept"
-    view = rig.world.store.views.experiment(experiment_id)
-    assert (view.removed_at, view.cleanup) == (None, None)
-    assert "beta" in str(view.cleanup_reason)
+    with pytest.raises(IllegalTransitionError, match="may have been removed: retry it from setup"):
+        rig.world.store.intake.retry(experiment_id, StepName.SUBMIT)

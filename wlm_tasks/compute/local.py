@@ -91,13 +91,11 @@ def _place(subject: object) -> str:
     return subject.attempt_dir if isinstance(subject, JobRef) else str(subject)
 
 
-def _write_mark(directory: Path, mark: int) -> None:
-    """Write a mark of `prepare`, where `discard` looks for it."""
+def _write_first_mark(directory: Path) -> None:
+    """Write the mark of a first `prepare`, where `discard` looks for it; another's stays."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    file = directory / "setup"
-    file.unlink(missing_ok=True)
-    with file.open("x") as opened:
-        opened.write(f"{mark}\n")
+    with suppress(FileExistsError), (directory / "setup").open("x") as file:
+        file.write("1\n")
 
 
 class LocalBackend(ComputeBackend):
@@ -136,7 +134,7 @@ class LocalBackend(ComputeBackend):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
         if mark is not None:
-            _write_mark(path / ".wlm", mark)
+            _write_first_mark(path / ".wlm")
         if disk_mb is not None:
             check_room(workdir, shutil.disk_usage(path).free // _MIB, disk_mb)
         probe = f"{workdir}/.wlm-probe-{secrets.token_hex(8)}"

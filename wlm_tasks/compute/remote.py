@@ -53,6 +53,11 @@ place() {  # one line that says where pids mean something: host, boot, machine, 
   namespace=${namespace//[^0-9]/}  # not local: scripts use it
   printf 'place %s %s %s %s\n' "${host//[^A-Za-z0-9._-]/}" "$boot" "$namespace" "$machine"
 }
+read_mark() {  # WORKDIR: the mark of its set-up in `made`, 0 if it has none
+  made=
+  [ ! -f "$1/.wlm/setup" ] || read -r -n 20 made < "$1/.wlm/setup"
+  if [[ $made =~ ^[0-9]{1,18}$ ]]; then made=$((10#$made)); else made=0; fi
+}
 lock_names() {  # SCRATCH: until file 9 is closed; NFS locks no directories
   exec 9>> "$1/.wlm-lock-$UID" || exit
   flock -w 60 9 || { printf '%s: a removal or a set-up is at work\n' "$1" >&2; exit 75; }
@@ -98,8 +103,13 @@ need_inside "$workdir" "$scratch"
 [ "${mark:-1}" -le 1 ] || { mkdir -p -- "$scratch" && lock_names "$scratch"; } || exit
 mkdir -p -- "$workdir" && chmod 700 -- "$workdir" || exit
 if [ -n "$mark" ]; then
-  mkdir -p -- "$workdir/.wlm" && rm -f -- "$workdir/.wlm/setup" || exit
-  printf '%s\n' "$mark" > "$workdir/.wlm/setup" || exit
+  mkdir -p -- "$workdir/.wlm" || exit
+  read_mark "$workdir"
+  if ((made < mark)); then  # else somebody has set it up since, who is not to lose it
+    # by a renaming: a job may have made a link of it
+    new=$workdir/.wlm/setup.$$.new
+    printf '%s\n' "$mark" > "$new" && mv -fT -- "$new" "$workdir/.wlm/setup" || exit
+  fi
 fi
 exec 9>&-
 mkdir -p -- "$attempt" || exit
@@ -126,9 +136,8 @@ old=${workdir%/*}/.wlm-removed-${workdir##*/}
 # up before finds the new mark
 lock_names "$scratch"
 if [ -e "$workdir" ] || [ -L "$workdir" ]; then
-  made=
-  [ ! -f "$workdir/.wlm/setup" ] || read -r -n 20 made < "$workdir/.wlm/setup"
-  if [ -n "$mark" ] && [[ $made =~ ^[0-9]+$ ]] && ((10#$made > mark)); then
+  read_mark "$workdir"
+  if [ -n "$mark" ] && ((made > mark)); then
     printf '%s: was set up again meanwhile, or says so\n' "$workdir" >&2
     exit 67
   fi

@@ -127,7 +127,8 @@ class Cleaning:
     def kept(self, removal: Removal, reason: str, *, whole: bool) -> None:
         """Nobody can remove the directory from here; it is not tried again.
 
-        Unless it is `whole`, and no other removal can be under way, a retry begins from the start.
+        Unless it is certainly `whole`, and no other removal can be under way, a retry begins from
+        the start.
         """
         tries = 0 if whole and removal.number == 1 else removal.number
         values = {"cleanup": None, "cleanup_tries": tries, "cleanup_reason": reason}

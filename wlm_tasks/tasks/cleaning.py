@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, cast
 
 from celery import Task
 
 from wlm_tasks.celery import WlmCelery, app
-from wlm_tasks.errors import TransientError, WlmError
+from wlm_tasks.errors import JobRejectedError, PermanentError, WlmError
 from wlm_tasks.model.sites import SILENT
 from wlm_tasks.runtime import Runtime
-from wlm_tasks.state.cleaning import Removal
+from wlm_tasks.state.cleaning import Cleaning, Removal
 
 _log = logging.getLogger(__name__)
 #: The removal after which nothing is tried again, about a day after the first.
@@ -43,29 +44,39 @@ def remove_directory(runtime: Runtime, experiment_id: str) -> str:
 
 def _remove(runtime: Runtime, name: str, removal: Removal) -> str:
     books, experiment_id = runtime.store.cleaning, removal.experiment_id
-    workdirs, gone, errors = list(removal.workdirs), [], []
+    gone: list[str] = []
+    errors: list[WlmError] = []
     try:
         site = runtime.site(name)
-        # the settings may have named another scratch directory before
-        workdirs = sorted({*workdirs, site.workdir(experiment_id)})
-    except WlmError as error:
-        errors.append(error)
-    else:
-        for workdir in workdirs:
-            try:
-                if site.backend.discard(workdir, removal.mark):
-                    gone.append(workdir)
-            except WlmError as error:
-                errors.append(error)
-    if gone and gone == workdirs:
+    except WlmError as error:  # of this worker's settings; another's may be better
+        return _not_removed(books, removal, [error], whole=True)
+    # the settings may have named another scratch directory before
+    workdirs = sorted({*removal.workdirs, site.workdir(experiment_id)})
+    for workdir in workdirs:
+        try:
+            if site.backend.discard(workdir, removal.mark):
+                gone.append(workdir)
+        except WlmError as error:
+            errors.append(error)
+    if gone == workdirs:
         books.removed(removal, workdirs)
         return "removed"
+    if not errors:
+        errors = [JobRejectedError(f"site {name} cannot remove directories from here")]
+        return _not_removed(books, removal, errors, whole=not gone)
+    # what failed may have begun: a directory loses its name before its content goes
+    return _not_removed(books, removal, errors, whole=False)
+
+
+def _not_removed(
+    books: Cleaning, removal: Removal, errors: Sequence[WlmError], *, whole: bool
+) -> str:
+    """Note why; tried again unless all of it is for good, or it was tried for long enough."""
     reason = "; ".join(error.message for error in errors)
-    reason = reason or f"site {name} cannot remove directories from here"
-    _log.warning("%s: its directory is not removed: %s", experiment_id, reason)
-    passing = any(isinstance(error, TransientError) for error in errors)
-    if passing and removal.number < LAST_REMOVAL:
-        books.failed(removal, reason)
-        return "failed"
-    books.kept(removal, reason, whole=not gone)
-    return "kept"
+    _log.warning("%s: its directory is not removed: %s", removal.experiment_id, reason)
+    lasting = all(isinstance(error, PermanentError) for error in errors)
+    if lasting or removal.number >= LAST_REMOVAL:
+        books.kept(removal, reason, whole=whole)
+        return "kept"
+    books.failed(removal, reason)
+    return "failed"

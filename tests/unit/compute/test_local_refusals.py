@@ -163,6 +163,26 @@ class TestDiscard:
         with pytest.raises(BackendUnavailableError, match=f"{local.scratch}: is not there$"):
             local.backend.discard(local.workdir)
 
+    def test_a_mark_is_never_made_lower(self, local: LocalSite) -> None:
+        """By a set-up that was held up until others were over."""
+        for mark in (3, 2, 1):
+            local.backend.prepare(local.workdir, mark=mark)
+            assert Path(local.workdir, ".wlm", "setup").read_text() == "3\n"
+
+    def test_what_cannot_be_removed_is_told(self, local: LocalSite) -> None:
+        """It has lost its name all the same: that goes first."""
+        tool = local.scratch.parent / "bin" / "rm"
+        tool.parent.mkdir()
+        tool.write_text("#!/bin/sh\necho 'rm: cannot remove x: Permission denied' >&2\nexit 1\n")
+        tool.chmod(0o755)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+            with pytest.raises(JobRejectedError, match="Permission denied"):
+                local.backend.discard(local.workdir, 1)
+        assert not Path(local.workdir).exists()
+        assert local.backend.discard(local.workdir, 1)
+        assert [path.name for path in local.scratch.glob(".wlm-removed-*")] == []
+
     def test_directories_that_a_job_has_closed(self) -> None:
         """Those of an ordinary account: nothing is closed for root."""
         user = os.getuid() or 65534
