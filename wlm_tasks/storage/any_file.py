@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
@@ -17,7 +17,7 @@ from wlm_tasks.errors import (
     StorageUnavailableError,
 )
 from wlm_tasks.model.ends import Part, Readable
-from wlm_tasks.model.paths import part_name
+from wlm_tasks.model.paths import old_name, part_name
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.stops import Stops
 
@@ -161,8 +161,13 @@ class AnyTarget:
     def present(self) -> Iterator[Readable | None]:
         """Open the file that is there, to be read back."""
         with translated(self._place):
-            self._files.invalidate_cache()
-            there = self._files.exists(self._path)
+            there = _exists(self._files, self._path)
+            old = _beside(self._path, old_name)
+            if not there and _moves(self._files) and _exists(self._files, old):
+                # a transfer ended between two renames
+                with _LOCKS.held(self._place, self._place):
+                    self._files.mv(old, self._path)
+                there = True
         if not there:
             yield None
             return
@@ -191,9 +196,9 @@ class _AnyPart:
         self._files = files
         self._path = path
         self._whole = size
-        directory, slash, name = path.rpartition("/")
-        self._directory = directory
-        self._part = f"{directory}{slash}{part_name(name)}"
+        self._directory = path.rpartition("/")[0]
+        self._part = _beside(path, part_name)
+        self._old = _beside(path, old_name)
         if not _moves(files) and not _copies(files):
             raise StorageRefusedError(
                 f"{place}: files can be neither renamed nor copied there, so none is written"
@@ -267,18 +272,31 @@ class _AnyPart:
         self._there = True
 
     def _rename(self) -> None:
-        """Give the final name; where that does not replace a file, it steps aside before."""
+        """Give the final name; where that does not replace a file, it steps aside before.
+
+        What a store says of a rename counts for little: some replace nothing without a word, each
+        package has another error for that. Whether the part is still there counts.
+        """
+        files = self._files
         try:
-            self._files.mv(self._part, self._path)
-        except FileExistsError:
-            aside = f"{self._part}.old"
-            self._files.mv(self._path, aside)
-            try:
-                self._files.mv(self._part, self._path)
-            except BaseException:
-                self._files.mv(aside, self._path)
+            self._move()
+        except Exception:
+            if not _exists(files, self._path) or not _exists(files, self._part):
                 raise
-            self._files.rm_file(aside)
+            if _exists(files, self._old):  # of a transfer that ended before it was removed
+                files.rm_file(self._old)
+            files.mv(self._path, self._old)
+            try:
+                self._move()
+            except BaseException:
+                files.mv(self._old, self._path)
+                raise
+            files.rm_file(self._old)
+
+    def _move(self) -> None:
+        self._files.mv(self._part, self._path)
+        if _exists(self._files, self._part):
+            raise StorageUnavailableError(f"{self.place}: the store did not rename it")
 
     def _require(self, path: str) -> None:
         size = _told(self._files, path, self.place)["size"]
@@ -286,6 +304,17 @@ class _AnyPart:
             raise StorageUnavailableError(
                 f"{self.place}: arrived with {size} bytes, expected {self._whole}"
             )
+
+
+def _exists(files: Any, path: str) -> bool:
+    files.invalidate_cache()
+    return bool(files.exists(path))
+
+
+def _beside(path: str, name: Callable[[str], str]) -> str:
+    """Return the path of another file in the same directory."""
+    directory, slash, own = path.rpartition("/")
+    return f"{directory}{slash}{name(own)}"
 
 
 def _moves(files: Any) -> bool:
