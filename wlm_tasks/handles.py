@@ -21,7 +21,7 @@ from wlm_tasks.errors import ExperimentFailedError, NotFoundError, WlmError
 from wlm_tasks.explain import Situation, current_step, why
 from wlm_tasks.model import checksums
 from wlm_tasks.model.experiment import Experiment
-from wlm_tasks.model.paths import split_tree
+from wlm_tasks.model.paths import is_directory, split_tree
 from wlm_tasks.model.sites import SILENT
 from wlm_tasks.model.states import FINAL, ExperimentState, StepState
 from wlm_tasks.model.steps import StepName
@@ -70,6 +70,18 @@ class Output:
             raise NotFoundError(f"output {self.path}: nothing at {self.url}")
         Path(directory).mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy2(self.file, directory))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which files were staged for an experiment."""
+
+    #: SHA-256 and path of each, in the format of sha256sum(1): ``sha256sum -c`` checks them in the
+    #: experiment's directory
+    text: str
+    #: fields and paths of transfers whose files are not listed: neither end told a digest, or a
+    #: directory's list was too long or had names that are no UTF-8
+    unlisted: tuple[str, ...]
 
 
 class JobHandle:
@@ -162,25 +174,25 @@ class ExperimentHandle:
         """What its transfers have brought, in order."""
         return self._client.store.views.transfers(self.id)
 
-    def manifest(self) -> str:
-        """The SHA-256 of all files that were staged, by their path in the experiment's directory.
-
-        In the format of sha256sum(1), so that ``sha256sum -c`` there checks them. Left out are
-        files whose digest neither end told.
-        """
-        experiment, digests = self.experiment, dict[str, str]()
+    def manifest(self) -> Manifest:
+        """The SHA-256 of all files that were staged, by their path in its directory."""
+        experiment, digests, unlisted = self.experiment, dict[str, str](), list[str]()
         for one in self.staged:
             if one.step is StepName.STAGE_IN:
-                path = experiment.inputs[one.number].dest
+                field, transfer = f"inputs[{one.number}]", experiment.inputs[one.number]
+                path = transfer.dest
             else:
-                path = experiment.outputs[one.number].src
-            if one.digests is not None:
+                field, transfer = f"outputs[{one.number}]", experiment.outputs[one.number]
+                path = transfer.src
+            if is_directory(transfer.dest) and one.digests is not None:
                 directory = split_tree(f"./{path}")[0]
                 for below, digest in one.digests.items():
                     digests[normpath(f"{directory}/{below}")] = digest
-            elif one.files == 1 and one.sha256 is not None:
+            elif not is_directory(transfer.dest) and one.sha256 is not None:
                 digests[normpath(path)] = one.sha256
-        return fsdecode(checksums.write(digests))
+            else:
+                unlisted.append(f"{field}: {path!r}")
+        return Manifest(fsdecode(checksums.write(digests)), tuple(unlisted))
 
     def why(self) -> str:
         """One line: what it waits for, or how it ended."""

@@ -155,7 +155,7 @@ def test_what_was_staged_is_told_and_can_be_checked(tmp_path: Path) -> None:
         ]
         assert run.outputs["log"].sha256 == hashlib.sha256(b"done\n").hexdigest()
     assert run.job is not None
-    workdir, manifest = run.job.view.workdir, run.manifest()
+    workdir, manifest = run.job.view.workdir, run.manifest().text
     assert len(manifest.splitlines()) == 4
     check = ["sha256sum", "--strict", "-c"]
     subprocess.run(check, cwd=workdir, input=manifest, text=True, check=True)

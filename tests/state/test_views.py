@@ -301,6 +301,25 @@ def test_a_list_of_digests_that_is_too_long_is_not_kept(
     assert view.sha256 is not None
 
 
+def test_names_that_are_no_text_are_not_kept_but_count(world: World) -> None:
+    claim = world.running(STAGE_IN)
+    world.store.transfers.note_directory(claim, 0, 12, {"x\udcff": A}, 60.0)
+    [view] = world.store.views.transfers(claim.experiment_id)
+    assert (view.files, view.digests) == (1, None)
+    assert view.sha256 == hashlib.sha256(f"{A}  ./x".encode() + b"\xff\n").hexdigest()
+
+
+def test_a_retry_forgets_what_is_brought_again(world: World) -> None:
+    """What is resumed in place goes on behind what it has brought: nothing brings that again."""
+    for end, left in (("fail", []), ("pause", [7])):
+        claim = world.running(STAGE_IN)
+        world.store.transfers.note_file(claim, 0, 7, A, 60.0)
+        getattr(world.store.claims, end)(claim, "no way")
+        world.store.intake.retry(claim.experiment_id)
+        found = world.store.views.transfers(claim.experiment_id)
+        assert [view.bytes for view in found] == left, end
+
+
 def test_who_lost_the_claim_notes_no_transfer(world: World) -> None:
     claim = world.running(STAGE_IN)
     world.sql("UPDATE steps SET epoch = epoch + 1")

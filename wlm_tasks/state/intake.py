@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wlm_tasks.errors import (
@@ -39,7 +39,7 @@ from wlm_tasks.state.advance import (
 from wlm_tasks.state.boundaries import intake_boundary
 from wlm_tasks.state.cleaning import FORGOTTEN, refuse_removed
 from wlm_tasks.state.database import Database
-from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps, sweeps
+from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, jobs, steps, sweeps, transfers
 
 _CHUNK = 2000
 _KEEP = Cleanup()
@@ -344,6 +344,11 @@ def _rewind(
         more: dict[str, Any] = {"ready_at": True} if to is StepState.READY else {}
         if not row.state == StepState.PAUSED == start.state:
             more["progress"] = None  # only what is resumed in place goes on from where it was
+            connection.execute(
+                delete(transfers).where(
+                    transfers.c.experiment_id == experiment_id, transfers.c.seq == row.seq
+                )
+            )
         advance(
             connection,
             experiment_id,

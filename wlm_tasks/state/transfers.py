@@ -38,12 +38,16 @@ class Transfers:
     ) -> None:
         """Write down the SHA-256 of the files of a directory by their path below it.
 
-        The directory's own digest is that of this list as sha256sum(1) would write it.
+        The directory's own digest is that of this list as sha256sum(1) would write it. A list that
+        is too long, or has names that are no UTF-8, is not kept itself.
         """
         text = checksums.write(dict(sorted(digests.items())))
-        kept = text.decode(errors="replace") if len(text) <= MOST_CHECKSUMS else None
-        digest = sha256_of(text).hexdigest()
-        values = {"files": len(digests), "bytes": size, "sha256": digest, "checksums": kept}
+        values = {
+            "files": len(digests),
+            "bytes": size,
+            "sha256": sha256_of(text).hexdigest(),
+            "checksums": _kept(text),
+        }
         self._note(claim, number, values, lease_s)
 
     def _note(self, claim: Claim, number: int, values: Mapping[str, Any], lease_s: float) -> None:
@@ -54,3 +58,12 @@ class Transfers:
             mine = (transfers.c[name] == value for name, value in key.items())
             connection.execute(delete(transfers).where(*mine))
             connection.execute(insert(transfers).values(**key, **values, at=db_now()))
+
+
+def _kept(text: bytes) -> str | None:
+    if len(text) > MOST_CHECKSUMS:
+        return None
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None

@@ -112,7 +112,7 @@ class TransferView:
     bytes: int
     #: of a file, None if neither end told it; of a directory that of its list of digests
     sha256: str | None
-    #: of a directory: the digests of its files by their path below it, None if they are too many
+    #: of a directory: the digests of its files by their path below it, None if they are not kept
     digests: dict[str, str] | None
     at: float
 

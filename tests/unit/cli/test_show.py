@@ -54,6 +54,10 @@ def test_what_was_staged(world: World, tmp_path: Path) -> None:
     world.store.transfers.note_directory(claim, 0, 3, {"x\x1b[31m": digest}, 60.0)
     written = world.wlm("manifest", experiment_id).stdout
     assert written == f"{digest}  ./mesh/x\x1b[31m\n"
+    world.store.transfers.note_directory(claim, 0, 3, {"x\udcff": digest}, 60.0)
+    ended = world.wlm("manifest", experiment_id, code=1)
+    assert ended.stdout == ""
+    assert "inputs[0]: 'mesh/' is not listed" in ended.stderr
     told = world.json("manifest", experiment_id)["staged"]
     assert told == world.json("show", experiment_id)["staged"]
     assert (told[0]["files"], told[0]["bytes"]) == (1, 3)
