@@ -110,6 +110,31 @@ def test_a_broker_away_does_not_keep_a_carried_step_from_its_work(
     assert app.runtime.store.views.experiment(stored).state == "DONE"
 
 
+def test_a_broker_away_holds_up_no_transfer_again_and_again(
+    app: WlmCelery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Away:
+        def default_dispatcher(self, **_how: Any) -> Any:
+            asked.append("again")
+            raise ConnectionRefusedError("gone")
+
+    monkeypatch.setattr(app, "events", Away())
+    stored = app.runtime.store.intake.add(new(), sent=True)
+    claim = app.runtime.store.claims.claim(stored, SETUP, _mine())
+    assert isinstance(claim, Claim)
+    shown = Shown(app, enabled=True)
+    for done in range(3):
+        shown.progress(claim, _mine(), {"bytes": done}, carried=False)
+    assert len(asked) == 1
+    monkeypatch.setattr("wlm_tasks.tasks.shown._QUIET_S", 0.0)
+    other = Shown(app, enabled=True)
+    for done in range(3):
+        other.progress(claim, _mine(), {"bytes": done}, carried=False)
+    assert len(asked) == 4
+
+
 def test_the_heartbeat_outlives_any_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, again = [], threading.Event()
 

@@ -6,10 +6,11 @@ So Flower shows every step, and whoever listens follows transfers without asking
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from amqp.exceptions import AMQPError
 from celery import Celery
@@ -20,6 +21,7 @@ from wlm_tasks.scheduler.chain import nonce_of, task_id
 from wlm_tasks.state.claims import Claim, Holder
 
 _log = logging.getLogger(__name__)
+_QUIET_S: Final = 60.0
 
 
 class Shown:
@@ -28,6 +30,7 @@ class Shown:
     def __init__(self, app: Celery, *, enabled: bool) -> None:
         self._app = app
         self._enabled = enabled
+        self._quiet_until = -math.inf  #: on the monotonic clock; nothing is told of progress before
 
     @contextmanager
     def as_task(self, claim: Claim, holder: Holder, *, carried: bool) -> Iterator[None]:
@@ -46,19 +49,28 @@ class Shown:
     def progress(
         self, claim: Claim, holder: Holder, done: Mapping[str, int], *, carried: bool
     ) -> None:
-        """Send ``task-progress`` with how far a step is, if events are on."""
-        if self._enabled:
-            fields = {"uuid": _task_id(claim, holder, carried=carried), "progress": dict(done)}
-            self._send(holder, [("task-progress", fields)])
+        """Send ``task-progress`` with how far a step is, if events are on.
 
-    def _send(self, holder: Holder, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        While the broker is away each sending would hold up the transfer for some seconds: nothing
+        is sent for a minute after one that failed.
+        """
+        if not self._enabled or time.monotonic() < self._quiet_until:
+            return
+        fields = {"uuid": _task_id(claim, holder, carried=carried), "progress": dict(done)}
+        if not self._send(holder, [("task-progress", fields)]):
+            self._quiet_until = time.monotonic() + _QUIET_S
+
+    def _send(self, holder: Holder, events: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+        """Send events; False if the broker did not take them."""
         try:
             with self._app.events.default_dispatcher(hostname=holder.worker) as dispatcher:
                 for kind, fields in events:
                     dispatcher.send(kind, **fields)  # which adds hostname and pid
+            return True
         except (OperationalError, AMQPError, OSError) as error:
             # the step itself does not need the broker
             _log.warning("%s: not shown: %s", holder.message_id, error)
+            return False
 
 
 def _task_id(claim: Claim, holder: Holder, *, carried: bool) -> str:
