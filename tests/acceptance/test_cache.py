@@ -127,6 +127,24 @@ def test_a_source_with_a_known_digest_is_not_asked(
     assert counted.moved == len(data)
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["copies", "links"])
+def test_a_program_stays_one(sshd: PrivateSshd, tmp_path: Path, link: bool) -> None:
+    """For who brings it as for who finds it, with the source asked and without."""
+    data = b"#!/bin/sh\necho it runs > out\n" + b"#" * MiB
+    (tmp_path / "common").write_bytes(data)
+    (tmp_path / "common").chmod(0o750)
+    settings = settings_of(sshd, tmp_path, cache_mb=100, cache_link=link)
+    outs: list[Path] = []
+    with running(settings, concurrency=1):
+        for known in (None, None, digest(data)):
+            src = Transfer(f"file://{tmp_path}/common", "in/common", sha256=known)
+            outs.append(tmp_path / f"out{len(outs)}")
+            out = Transfer("out", outs[-1].as_uri())
+            one = Experiment("program", "far", ["./in/common"], inputs=[src], outputs=[out])
+            Client(settings).schedule(one).wait(60)
+    assert [out.read_text() for out in outs] == ["it runs\n"] * 3
+
+
 def test_another_file_of_the_same_name(sshd: PrivateSshd, tmp_path: Path) -> None:
     settings = settings_of(sshd, tmp_path, cache_mb=100)
     for _ in range(2):

@@ -45,14 +45,24 @@ trap 'rm -f -- "$new"' EXIT
 if [ -n "$link" ]; then
   ln -T -- "$kept" "$new" || exit 1
 else
-  cp --reflink=auto --sparse=auto -- "$kept" "$new" && chmod "$mode" -- "$new" || exit 1
+  cp --reflink=auto --sparse=auto -- "$kept" "$new" &&
+    chmod "${mode:-$(stat -c %a -- "$kept")}" -- "$new" && chmod u+w -- "$new" || exit 1
   # it may have been written to meanwhile
   [ "$sealed" = "$(identity "$kept")" ] || { echo none; exit; }
   sync -- "$new" || exit 1
 fi
 mv -fT -- "$new" "./$name" && sync -- . || exit 1
 touch -- "$kept.seal"
-echo "taken ${sealed%% *}"
+echo taken
+"""
+)
+#: arguments: SCRATCH DIGEST
+_SIZE: Final = (
+    PREAMBLE
+    + "scratch=$1 digest=$2"
+    + _KEPT
+    + r"""
+[ ! -f "$kept" ] || [ ! -f "$kept.seal" ] || stat -c %s -- "$kept"
 """
 )
 #: arguments: SCRATCH DIGEST MOST; MOST are the bytes that the cache may have
@@ -61,7 +71,7 @@ _SEAL: Final = (
     + "scratch=$1 digest=$2 most=$3"
     + _KEPT
     + r"""
-chmod 444 -- "$kept" && identity "$kept" > "$kept.new" || exit 1
+chmod a-w,u+r -- "$kept" && identity "$kept" > "$kept.new" || exit 1
 mv -fT -- "$kept.new" "$kept.seal" || exit 1
 exec 9>> "$cache/lock" && flock -w 30 9 || exit 0
 total=0
@@ -96,17 +106,23 @@ class SiteCache:
         """Where a file is in it."""
         return f"{digest[:2]}/{digest}"
 
-    def take(self, digest: str, size: int, workdir: str, path: str, mode: int | None) -> int | None:
-        """Give an experiment the file and return its size in bytes.
+    def size(self, digest: str) -> int | None:
+        """Return how many bytes a file has that is in the cache, None if it is not.
 
-        None if the cache has it not, or no longer as it was. `size` is what is known of it. May
-        raise what a `ComputeBackend` may, and `StorageRefusedError`.
+        May raise what a `ComputeBackend` may, and `StorageRefusedError`.
         """
-        bits = f"{0o644 if mode is None else mode & 0o777 | 0o600:o}"
+        found = self._run(_SIZE, [self._scratch, digest], self.directory, 0).strip()
+        return int(found) if found else None
+
+    def take(self, digest: str, size: int, workdir: str, path: str, mode: int | None) -> bool:
+        """Give an experiment the file of `size` bytes; None for `mode` is that of its first source.
+
+        False if the cache has it not, or no longer as it was. May raise what `size` may.
+        """
+        bits = "" if mode is None else f"{mode & 0o777 | 0o600:o}"
         place = inside(workdir, self._scratch, path)
         words = [*place.arguments, digest, bits, "link" if self._link else ""]
-        word, _blank, taken = self._run(_TAKE, words, place.name, size).strip().partition(" ")
-        return int(taken) if word == "taken" else None
+        return self._run(_TAKE, words, place.name, size).strip() == "taken"
 
     def seal(self, digest: str) -> None:
         """Vouch for a file that has just been moved to the cache, and make room if need be."""

@@ -29,9 +29,9 @@ class Cached:
 
     def take(self, transfer: Transfer) -> TransferResult | None:
         """Take a file whose digest is known, without a look at its source; None if it is not so."""
-        if transfer.sha256 is None:
+        if transfer.sha256 is None or (size := self._cache.size(transfer.sha256)) is None:
             return None
-        return self._take(transfer.sha256, transfer, None, 0)
+        return self._take(transfer.sha256, transfer, None, size)
 
     def bring(
         self, source: Source, transfer: Transfer, control: TransferControl
@@ -57,15 +57,14 @@ class Cached:
     def _take(
         self, digest: str, transfer: Transfer, mode: int | None, size: int
     ) -> TransferResult | None:
-        taken = self._cache.take(digest, size, self._workdir, transfer.dest, mode)
-        if taken is None:
+        if not self._cache.take(digest, size, self._workdir, transfer.dest, mode):
             return None
-        return TransferResult(complete=True, size=taken, done=taken, moved=0, sha256=digest)
+        return TransferResult(complete=True, size=size, done=size, moved=0, sha256=digest)
 
     def _move(self, digest: str, source: Source, control: TransferControl) -> bool:
         """Bring it to the cache, or wait a moment if another does; False if told to stop."""
         try:
-            with self._directory.target(self._cache.path(digest), 0o644) as target:
+            with self._directory.target(self._cache.path(digest), source.mode) as target:
                 complete = move(source, target, replace(control, sha256=digest)).complete
         except StorageBusyError:
             time.sleep(_LOOK_S)

@@ -66,11 +66,11 @@ class Shown:
             with self._app.events.default_dispatcher(hostname=holder.worker) as dispatcher:
                 for kind, fields in events:
                     dispatcher.send(kind, **fields)  # which adds hostname and pid
-            return True
         except (OperationalError, AMQPError, OSError) as error:
             # the step itself does not need the broker
             _log.warning("%s: not shown: %s", holder.message_id, error)
             return False
+        return True
 
 
 def _task_id(claim: Claim, holder: Holder, *, carried: bool) -> str:
