@@ -19,7 +19,7 @@ from wlm_tasks.errors import (
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.model.paths import old_name, part_name
 from wlm_tasks.storage.locks import Locks
-from wlm_tasks.storage.stops import Stops
+from wlm_tasks.storage.oneway import OneWay
 
 _LOCKS: Final = Locks()
 _REFUSALS: Final = (
@@ -186,13 +186,11 @@ class AnyTarget:
             part.stops.note(gained=False, tried=part.written > 0)
 
 
-class _AnyPart:
+class _AnyPart(OneWay):
     """The part file, of which nothing is left when a transfer ends early."""
 
     def __init__(self, files: Any, path: str, place: str, size: int) -> None:
-        self.place = place
-        self.stops = Stops(place, place)
-        self.written = 0
+        super().__init__(place, place)
         self._files = files
         self._path = path
         self._whole = size
@@ -206,29 +204,11 @@ class _AnyPart:
         self._open: Any = None
         self._there = False
 
-    @property
-    def size(self) -> int:
-        return 0
-
-    def read_at(self, offset: int, length: int) -> bytes:  # noqa: ARG002
-        return b""
-
-    def digest(self, length: int) -> str | None:  # noqa: ARG002
-        return None
-
-    def identity(self) -> Hashable:
-        return object()
-
-    def truncate(self, size: int) -> None:
-        """Do nothing: it begins empty."""
-
     def write_at(self, offset: int, data: bytes) -> None:
-        if offset != self.written:
-            raise StorageRefusedError(f"{self.place}: can only be written from begin to end")
+        self.follow(offset, len(data))
         with translated(self.place):
             self._begin()
             self._open.write(data)
-        self.written += len(data)
 
     def commit(self) -> None:
         with translated(self.place):

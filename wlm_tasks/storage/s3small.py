@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from wlm_tasks.errors import StorageUnavailableError
+from wlm_tasks.storage.oneway import OneWay
 from wlm_tasks.storage.s3client import S3Object
 from wlm_tasks.storage.s3source import METADATA
-from wlm_tasks.storage.stops import Stops
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -49,40 +48,18 @@ class Digests:
         return etag == self.md5 if _MD5.fullmatch(etag) else None
 
 
-class S3Small:
+class S3Small(OneWay):
     """A file in memory, sent as a whole when it is verified."""
 
     def __init__(self, at: S3Object) -> None:
-        self.place = at.place
-        self.stops = Stops(at.name, at.place)
-        self.written = 0
+        super().__init__(at.name, at.place)
         self._object = at
         self._data = bytearray()
 
-    @property
-    def size(self) -> int:
-        """Nothing of it is there before it is whole."""
-        return 0
-
-    def read_at(self, offset: int, length: int) -> bytes:  # noqa: ARG002
-        """Read nothing."""
-        return b""
-
-    def digest(self, length: int) -> str | None:  # noqa: ARG002
-        """Tell nothing."""
-        return None
-
-    def identity(self) -> Hashable:
-        """Return what no other part equals."""
-        return object()
-
-    def truncate(self, size: int) -> None:
-        """Do nothing: it begins empty."""
-
     def write_at(self, offset: int, data: bytes) -> None:
         """Keep bytes."""
-        self._data[offset:] = data
-        self.written += len(data)
+        self.follow(offset, len(data))
+        self._data += data
 
     def commit(self) -> None:
         """Send all of it; the service compares the digests."""

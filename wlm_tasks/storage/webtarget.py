@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +16,7 @@ import requests
 from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.storage.locks import Locks
+from wlm_tasks.storage.oneway import OneWay
 from wlm_tasks.storage.webclient import WebClient
 from wlm_tasks.storage.webput import Put, put_trouble
 from wlm_tasks.storage.websource import Version, version_of, web_file
@@ -29,8 +29,6 @@ _NO_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMP
 _GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 #: answers to a PUT below a directory that is missing (RFC 4918, section 9.7.1)
 _NO_DIRECTORY: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND})
-#: how often an upload may be stopped before that is an error
-_STOPS: Final = 3
 _WANTED: Final = {"Want-Repr-Digest": "sha-256=10, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
 _DIGEST: Final = re.compile(r"\s*([A-Za-z0-9-]+)=:?([A-Za-z0-9+/=]+):?\s*")
 
@@ -109,47 +107,28 @@ def _spellings(digest: bytes) -> set[str]:
     return {base64.b64encode(digest).decode("ascii"), digest.hex(), digest.hex().upper()}
 
 
-class _WebPart:
+class _WebPart(OneWay):
     """What is sent of a file; it cannot be read back before it is whole."""
 
     def __init__(self, client: WebClient, size: int) -> None:
-        self.place = client.place
+        super().__init__(client.url, client.place)
         self._client = client
-        self._size = size
+        self._whole = size
         self._sums = _Sums()
         self._put: Put | None = None
         self._sent = 0
         #: the last bytes taken, sent when more come or when all are verified
         self._held = b""
-        self._ended = False
-
-    @property
-    def size(self) -> int:
-        return 0
-
-    def read_at(self, offset: int, length: int) -> bytes:  # noqa: ARG002
-        return b""
-
-    def digest(self, length: int) -> None:
-        """Tell nothing."""
-
-    def identity(self) -> Hashable:
-        """Return what no other part equals."""
-        return object()
-
-    def truncate(self, size: int) -> None:
-        """Do nothing: it begins empty."""
 
     def write_at(self, offset: int, data: bytes) -> None:
-        if offset != self._sent + len(self._held):
-            raise StorageRefusedError(f"{self.place}: can only be written from begin to end")
+        self.follow(offset, len(data))
         self._send(self._held)
         self._held = data
 
     def commit(self) -> None:
         self._send(self._held)
         self._held = b""
-        self._put = self._put or _begun(self._client, self._size)
+        self._put = self._put or _begun(self._client, self._whole)
         status, etag = self._put.end(), self._put.etag
         self.close()
         if status in _NO_DIRECTORY and _make_directories(self._client):
@@ -159,12 +138,11 @@ class _WebPart:
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise put_trouble(self._client, status)
         self._verify(etag)
-        self._ended = True
-        _STOPPED.pop(self._client.url, None)
+        self.stops.ended = True
 
     def discard(self) -> None:
         self.close()
-        self._ended = True
+        self.stops.ended = True
 
     def close(self) -> None:
         if self._put is not None:
@@ -173,22 +151,13 @@ class _WebPart:
 
     def stopped(self) -> None:
         """Count the times that sending was stopped; raise when it seems to come to no end."""
-        if self._ended or not self._sent:
-            return
-        url = self._client.url
-        _STOPPED[url] += 1
-        if _STOPPED[url] >= _STOPS:
-            del _STOPPED[url]
-            raise StorageUnavailableError(
-                f"{self.place}: was stopped {_STOPS} times, the last time after {self._sent} of"
-                f" {self._size} bytes, and PUT begins anew each time; make `steps.slice_s` longer"
-            )
+        self.stops.note(gained=False, tried=self._sent > 0)
 
     def _send(self, data: bytes) -> None:
         if not data:
             return
         if self._put is None:
-            self._put = _begun(self._client, self._size)
+            self._put = _begun(self._client, self._whole)
         self._put.send(data)
         self._sums.add(data)
         self._sent += len(data)
@@ -205,22 +174,18 @@ class _WebPart:
             with web_file(self._client) as file:
                 size = file.size
         else:
-            size = version.size if version.size is not None else self._size
-        if size == self._size and differs is None:
+            size = version.size if version.size is not None else self._whole
+        if size == self._whole and differs is None:
             return
         left = "what is there is left, it may be another writer's"
         if etag.startswith('"') and version.etag == etag:
             with self._client.ask("DELETE", {"If-Match": etag}):
                 left = "it is removed"
-        found = f"{size} bytes" if size != self._size else f"another {differs} digest"
+        found = f"{size} bytes" if size != self._whole else f"another {differs} digest"
         raise StorageUnavailableError(
-            f"{self.place}: arrived with {found}, expected those of the {self._size} bytes sent;"
+            f"{self.place}: arrived with {found}, expected those of the {self._whole} bytes sent;"
             f" {left}"
         )
-
-
-#: how often sending to a URL was stopped since it last got to its end
-_STOPPED: Final[defaultdict[str, int]] = defaultdict(int)
 
 
 def _asked(
