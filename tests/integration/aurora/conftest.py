@@ -8,11 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from unit.compute.aurora_site import AuroraSite
+from unit.compute.aurora_site import AuroraSite, LoneSite
 
 from services import require_service
 from services.aurora import PrivateAurora
 from services.aurora_peer.generated import Generated, generate
+from services.webfiles import WebFiles
+from wlm_tasks.compute.base import JobSpec, JobStatus
 
 
 @pytest.fixture
@@ -23,6 +25,33 @@ def mesos(tmp_path: Path, aurora: PrivateAurora) -> Iterator[AuroraSite]:
     site.backend.prepare(site.workdir)
     yield site
     site.clean()
+
+
+@pytest.fixture
+def lone(tmp_path: Path, aurora: PrivateAurora, web: WebFiles) -> Iterator[LoneSite]:
+    """A site with a place for uploads."""
+    yield from _site(tmp_path, aurora, web)
+
+
+@pytest.fixture
+def mute(tmp_path: Path, aurora: PrivateAurora) -> Iterator[LoneSite]:
+    """A site without such a place: Aurora's words are all there is."""
+    yield from _site(tmp_path, aurora, None)
+
+
+def _site(tmp_path: Path, aurora: PrivateAurora, web: WebFiles | None) -> Iterator[LoneSite]:
+    (tmp_path / "scratch").mkdir()
+    site = LoneSite(tmp_path / "scratch", aurora, web)
+    site.backend.prepare(site.workdir)
+    yield site
+    site.clean()
+    site.backend.close()
+
+
+def run(site: LoneSite, spec: JobSpec) -> JobStatus:
+    """Run a job to its end."""
+    site.backend.submit(spec)
+    return site.wait_end(spec.ref)
 
 
 class DeafServer:

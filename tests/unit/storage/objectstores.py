@@ -115,7 +115,7 @@ class AnyStore(Store):
         return None if found is None else bytes(found.getvalue())
 
     def write_part(self, name: str, data: bytes) -> None:
-        raise NotImplementedError
+        self.write(part_name(name), data)
 
     def read_part(self, name: str) -> bytes | None:
         return self.read(part_name(name))
