@@ -36,9 +36,9 @@ STALL_S: Final = 60.0
 #: bytes of an answer's body that are rather read than a connection given up
 _SMALL: Final = 1024
 #: how often a request may be sent on
-_HOPS: Final = 5
+HOPS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_PORTS: Final = {"http": 80, "https": 443}
+PORTS: Final = {"http": 80, "https": 443}
 #: answers that may be others after a pause, beside those of 500 and more
 _PASSING: Final = frozenset({408, 421, 423, 425, 429})
 #: of those of 500 and more the ones that will not
@@ -49,7 +49,7 @@ _FAULTS: Final = (
     http.client.HTTPException,
     OSError,
 )
-_GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
 
 class WebClient:
@@ -104,14 +104,14 @@ class WebClient:
     ) -> requests.Response:
         """Do the same; the caller has to close the response."""
         at = url or self.url
-        for _ in range(_HOPS + 1):
+        for _ in range(HOPS + 1):
             response = self._once(method, at, headers or {})
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not location:
                 return response
             response.close()
             at = self.next(at, location)
-        raise StorageRefusedError(f"{self.place}: sent us on more than {_HOPS} times")
+        raise StorageRefusedError(f"{self.place}: sent us on more than {HOPS} times")
 
     def authorization(self, url: str) -> str | None:
         """Return the header's value for a request to that URL, None if it has to go without."""
@@ -121,7 +121,7 @@ class WebClient:
         if token is not None:
             return f"Bearer {token}"
         user, password = self.access.credentials() or ("", "")
-        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"
+        return basic(user, password)
 
     def trouble(self, status: int, what: str = "") -> StepError:
         """Return the error of an answer that is not the one wished for."""
@@ -146,7 +146,7 @@ class WebClient:
         try:
             target = urljoin(url, location)
             parts = urlsplit(target)
-            good = parts.scheme in _PORTS and bool(parts.hostname) and (parts.port or 1) > 0
+            good = parts.scheme in PORTS and bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:
             good = False
         if not good:
@@ -156,6 +156,12 @@ class WebClient:
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
             raise StorageRefusedError(f"{self.place}: sent us on to {parts.hostname} without TLS")
         return target
+
+
+def basic(user: str, password: str) -> str:
+    """Return what lets a user in with a password (RFC 7617, section 2)."""
+    pair = f"{user}:{password}".encode()
+    return f"Basic {base64.b64encode(pair).decode('ascii')}"
 
 
 class _Session(requests.Session):
@@ -218,7 +224,7 @@ def _words(error: BaseException, access: Access) -> str:
 def trouble(place: str, status: int, access: Access, what: str = "") -> StepError:
     """Return the error of a status that is not the one wished for."""
     told = f"{place}: {what}" if what else f"{place}: "
-    if status in _GONE:
+    if status in GONE:
         return StorageMissingError(f"{place}: No such file (HTTP {status})")
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return StorageRefusedError(f"{told}permission denied (HTTP {status}): {_hint(access)}")
@@ -252,7 +258,7 @@ def _same_server(first: str, second: str) -> bool:
     one, other = urlsplit(first), urlsplit(second)
     if one.hostname != other.hostname:
         return False
-    ports = one.port or _PORTS[one.scheme], other.port or _PORTS[other.scheme]
+    ports = one.port or PORTS[one.scheme], other.port or PORTS[other.scheme]
     if one.scheme == other.scheme:
         return ports[0] == ports[1]
     return (one.scheme, other.scheme) == ("http", "https") and ports == (80, 443)

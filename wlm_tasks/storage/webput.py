@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import io
 import socket
@@ -15,11 +14,10 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.storage.access import Access
-from wlm_tasks.storage.webclient import CONNECT_S, STALL_S, WebClient, translated
+from wlm_tasks.storage.webclient import CONNECT_S, PORTS, STALL_S, WebClient, basic, translated
 
 #: how long a server may take to say whether it wants the bytes; one that does not say gets them
 _EXPECT_S: Final = 2.0
-_PORTS: Final = {"http": 80, "https": 443}
 #: longest part of an answer's body that is read, in bytes
 _LONGEST: Final = 64 * 1024
 
@@ -171,12 +169,12 @@ def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, s
     A proxy of the environment is used as for all other requests.
     """
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
     through = select_proxy(url, get_environ_proxies(url)) or ""
     proxy = urlsplit(through if "://" in through or not through else f"http://{through}")
     try:
-        proxy_port = proxy.port or _PORTS["http"]
+        proxy_port = proxy.port or PORTS["http"]
     except ValueError:
         raise StorageRefusedError("the proxy that the environment names has no such port") from None
     at = (proxy.hostname, proxy_port) if proxy.hostname else (host, port)
@@ -195,5 +193,4 @@ def _connection(url: str, access: Access) -> tuple[http.client.HTTPConnection, s
 def _proxy_headers(user: str | None, password: str | None) -> dict[str, str]:
     if not user:
         return {}
-    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair).decode('ascii')}"}
+    return {"Proxy-Authorization": basic(unquote(user), unquote(password or ""))}

@@ -17,16 +17,14 @@ from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableE
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.oneway import OneWay
-from wlm_tasks.storage.webclient import WebClient
+from wlm_tasks.storage.webclient import GONE, HOPS, WebClient
 from wlm_tasks.storage.webput import Put, put_trouble
 from wlm_tasks.storage.websource import Version, version_of, web_file
 
 _LOCKS: Final = Locks()
 _MOVED: Final = frozenset({301, 302, 307, 308})
-_HOPS: Final = 5
 #: a server may not be asked by this method
 _NO_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
-_GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 #: answers to a PUT below a directory that is missing (RFC 4918, section 9.7.1)
 _NO_DIRECTORY: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND})
 _WANTED: Final = {"Want-Repr-Digest": "sha-256=10, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
@@ -51,7 +49,7 @@ class WebTarget:
         """Open the file that is there, to be read back."""
         with self._client.ask("GET", {"Range": "bytes=0-0"}) as response:
             status = response.status_code
-        self._missing = status in _GONE
+        self._missing = status in GONE
         if self._missing:
             yield None
             return
@@ -204,7 +202,7 @@ def _asked(
 
 
 def _lost(client: WebClient, status: int) -> StepError:
-    if status in _GONE:
+    if status in GONE:
         return StorageUnavailableError(
             f"{client.place}: is not there after it was written (HTTP {status})"
         )
@@ -214,7 +212,7 @@ def _lost(client: WebClient, status: int) -> StepError:
 def _begun(client: WebClient, size: int) -> Put:
     """Begin a PUT where the server wants it, directories made if it asks for them."""
     url, expect, made = client.url, True, False
-    for _ in range(_HOPS + 1):
+    for _ in range(HOPS + 1):
         put = Put(client, url, size, expect=expect)
         if put.early is None:
             return put
@@ -229,7 +227,7 @@ def _begun(client: WebClient, size: int) -> Put:
                 raise put_trouble(client, put.early)
         else:
             raise put_trouble(client, put.early)
-    raise StorageRefusedError(f"{client.place}: sent us on more than {_HOPS} times")
+    raise StorageRefusedError(f"{client.place}: sent us on more than {HOPS} times")
 
 
 def _make_directories(client: WebClient) -> bool:
