@@ -34,6 +34,8 @@ _YOUNG_S: Final = 10.0
 #: bytes taken from a connection at once, and seconds after which a slow one gives what it has
 _PIECE: Final = 256 * 1024
 _PATIENCE_S: Final = 1.0
+#: seconds in which bytes that are here are passed over, as nothing can stop it meanwhile
+PASS_S: Final = 60.0
 
 
 class FtpStorage(StorageBackend):
@@ -127,8 +129,13 @@ class _FtpFile:
         if self._client.open(command, rest=offset):
             return
         self._client.open(command)
-        self._at = 0
+        self._at, until = 0, time.monotonic() + PASS_S
         while self._at < offset:
+            if time.monotonic() > until:
+                raise StorageUnavailableError(
+                    f"{self.place}: its server sends files from their begin only, and the {offset}"
+                    f" bytes that are here could not be passed over in {PASS_S:g} s"
+                )
             self._read(min(_PIECE, offset - self._at))
 
     def _read(self, length: int) -> bytes:

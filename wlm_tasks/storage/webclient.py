@@ -37,6 +37,7 @@ STALL_S: Final = 60.0
 _SMALL: Final = 1024
 #: how often a request may be sent on
 HOPS: Final = 5
+_READING: Final = frozenset({"GET", "HEAD"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 PORTS: Final = {"http": 80, "https": 443}
 #: answers that may be others after a pause, beside those of 500 and more
@@ -109,6 +110,8 @@ class WebClient:
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not location:
                 return response
+            if response.status_code == HTTPStatus.SEE_OTHER and method not in _READING:
+                return response  # what is there is an answer to look at, no place to ask again
             response.close()
             at = self.next(at, location)
         raise StorageRefusedError(f"{self.place}: sent us on more than {HOPS} times")

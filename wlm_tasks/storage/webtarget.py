@@ -126,9 +126,7 @@ class _WebPart(OneWay):
     def commit(self) -> None:
         self._send(self._held)
         self._held = b""
-        self._put = self._put or _begun(self._client, self._whole)
-        status, etag = self._put.end(), self._put.etag
-        self.close()
+        status, etag = self._answer() if self._whole else _put_empty(self._client)
         if status in _NO_DIRECTORY and _make_directories(self._client):
             raise StorageUnavailableError(
                 f"{self.place}: its directories were missing, they are made now"
@@ -137,6 +135,13 @@ class _WebPart(OneWay):
             raise put_trouble(self._client, status)
         self._verify(etag)
         self.stops.ended = True
+
+    def _answer(self) -> tuple[int, str]:
+        """Return status and ETag of the answer once all is sent."""
+        self._put = self._put or _begun(self._client, self._whole)
+        status, etag = self._put.end(), self._put.etag
+        self.close()
+        return status, etag
 
     def discard(self) -> None:
         self.close()
@@ -227,6 +232,21 @@ def _begun(client: WebClient, size: int) -> Put:
                 raise put_trouble(client, put.early)
         else:
             raise put_trouble(client, put.early)
+    raise StorageRefusedError(f"{client.place}: sent us on more than {HOPS} times")
+
+
+def _put_empty(client: WebClient) -> tuple[int, str]:
+    """Put no byte, of which a server can only say afterwards that they belong elsewhere."""
+    url = client.url
+    for _ in range(HOPS + 1):
+        put = Put(client, url, 0)
+        try:
+            status = put.end()
+        finally:
+            put.close()
+        if status not in _MOVED or not put.location:
+            return status, put.etag
+        url = client.next(url, put.location)
     raise StorageRefusedError(f"{client.place}: sent us on more than {HOPS} times")
 
 

@@ -203,6 +203,18 @@ def test_servers_that_can_less(ftp: FtpStore, answers: dict[str, str]) -> None:
     assert ftp.read("far.dat") == other
 
 
+def test_bytes_that_cannot_be_passed_over_in_time(
+    ftp: FtpStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ftp.server.restart(answers={"REST": "502 No."})
+    ftp.write("far.dat", DATA)
+    url, root = ftp.url("far.dat"), str(ftp.root)
+    assert fetch(ftp.backend, url, root, "x", stop_after(1)).moved == MiB
+    monkeypatch.setattr("wlm_tasks.storage.ftp.PASS_S", -1.0)
+    with pytest.raises(StorageUnavailableError, match=r"the 1048576 bytes .* passed over"):
+        fetch(ftp.backend, url, root, "x", CONTROL)
+
+
 def test_a_part_that_cannot_be_gone_on_with(ftp: FtpStore) -> None:
     ftp.server.restart(answers={"REST": "502 No."})
     ftp.write_part("far.dat", DATA[:MiB] + b"z" * MiB)

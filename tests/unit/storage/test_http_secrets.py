@@ -122,14 +122,27 @@ def test_a_directory_is_no_file(http: HttpStore, faults: Faults) -> None:
         bring(http, http.url("a"))
 
 
+@pytest.mark.parametrize("data", [DATA, b""], ids=["much", "nothing"])
 @pytest.mark.usefixtures("secret")
-def test_a_put_that_is_sent_on(http: HttpStore, faults: Faults, other: WebServer) -> None:
+def test_a_put_that_is_sent_on(
+    http: HttpStore, faults: Faults, other: WebServer, data: bytes
+) -> None:
     get_in(http, credentials="env:LAB")
     faults.status["*"] = 307
     faults.location = other.url("moved.dat")
-    assert take(http, DATA).complete
-    assert other.read("moved.dat") == DATA
+    assert take(http, data).complete
+    assert other.read("moved.dat") == data
     assert not [asked for asked in other.asked if "Authorization" in asked.headers]
+
+
+def test_nothing_is_made_where_an_answer_is(
+    http: HttpStore, faults: Faults, other: WebServer
+) -> None:
+    """303 leads to an answer to read (RFC 9110, section 15.4.4), not to a place to ask again."""
+    faults.status["MKCOL"] = 303
+    faults.location = other.url("answer")
+    assert take(http, DATA, url=http.url("a/far.dat")).complete
+    assert other.asked == []
 
 
 def test_a_query_is_sent_and_not_shown(http: HttpStore, webserver: WebServer) -> None:
