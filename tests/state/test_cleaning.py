@@ -144,12 +144,17 @@ def test_what_failed_is_tried_again_later_each_time(world: World) -> None:
     assert world.store.views.experiment(experiment_id).cleanup_reason is None
 
 
-def test_a_retry_after_it_begins_anew_and_not_while_it_goes_on(world: World) -> None:
+def test_a_retry_after_it_or_while_it_goes_on_begins_anew(world: World) -> None:
     cleaning, retry = world.store.cleaning, world.store.intake.retry
     experiment_id = failed(world)
     removal = begun(world, experiment_id)
-    with pytest.raises(IllegalTransitionError, match="directory is being removed: try again later"):
-        retry(experiment_id)
+    with pytest.raises(IllegalTransitionError, match="may have been removed: retry it from setup"):
+        retry(experiment_id, StepName.SUBMIT)
+    other = failed(world)
+    under_way = begun(world, other)
+    assert retry(other) is SETUP
+    cleaning.removed(under_way, ["/x"])  # which is not this one's directory any more
+    assert world.store.views.experiment(other).removed_at is None
     cleaning.removed(removal, ["/x"])
     with pytest.raises(IllegalTransitionError, match="retry it from setup, not from submit"):
         retry(experiment_id, StepName.SUBMIT)
@@ -236,15 +241,17 @@ def _act(acts: Sequence[Callable[[str], object]], experiment_id: str, number: in
 
 
 def test_a_retry_and_a_removal_at_once(world: World) -> None:
-    """One of them wins: never is a directory removed under an experiment that goes on."""
+    """Whoever is first: what a removal was begun of is set up anew, under a mark of its own."""
     ids = [failed(world) for _ in range(6)]
     for experiment_id in ids:
         acts: list[Callable[[str], object]] = [
             world.store.cleaning.begin,
             world.store.intake.retry,
         ]
-        begun, retried = in_threads(2, partial(_act, acts, experiment_id))
-        assert (begun is None) == isinstance(retried, StepName), (begun, retried)
+        removal, retried = in_threads(2, partial(_act, acts, experiment_id))
+        assert retried is (StepName.SUBMIT if removal is None else SETUP), (removal, retried)
+        if isinstance(removal, Removal):
+            assert world.claim(experiment_id, SETUP).epoch > removal.mark
 
 
 @pytest.mark.postgresql

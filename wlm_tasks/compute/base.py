@@ -222,8 +222,8 @@ class ComputeBackend(ABC):
         """Remove a directory made by `prepare`; False where the site cannot do that from here.
 
         True, too, if there is none. It loses its name in one moment; what takes longer than a call
-        may is gone on with by the next one. Raises `JobRejectedError` if it has a higher mark than
-        `mark`: somebody uses it again.
+        may is gone on with by the next one. Raises `JobRejectedError` only as long as it has its
+        name, as for a higher mark than `mark`: somebody uses it again. Without `mark` nobody can.
         """
         return False
 

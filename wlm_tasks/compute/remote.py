@@ -59,7 +59,13 @@ read_mark() {  # WORKDIR: the mark of its set-up in `made`, 0 if it has none
   if [[ $made =~ ^[0-9]{1,18}$ ]]; then made=$((10#$made)); else made=0; fi
 }
 lock_names() {  # SCRATCH: until file 9 is closed; NFS locks no directories
-  exec 9>> "$1/.wlm-lock-$UID" || exit
+  local lock=$1/.wlm-lock-$UID
+  # others may write to scratch: neither a link nor a FIFO nor a file of theirs is opened
+  if [ -L "$lock" ] || { [ -e "$lock" ] && { [ ! -f "$lock" ] || [ ! -O "$lock" ]; }; }; then
+    printf '%s: is no file of ours\n' "$lock" >&2
+    exit 75
+  fi
+  exec 9>> "$lock" || exit 75
   flock -w 60 9 || { printf '%s: a removal or a set-up is at work\n' "$1" >&2; exit 75; }
 }
 marker() {  # INDEX WORD FILE: its first line in `line`, and on a line of the output
@@ -104,8 +110,10 @@ need_inside "$workdir" "$scratch"
 mkdir -p -- "$workdir" && chmod 700 -- "$workdir" || exit
 if [ -n "$mark" ]; then
   mkdir -p -- "$workdir/.wlm" || exit
-  read_mark "$workdir"
-  if ((made < mark)); then  # else somebody has set it up since, who is not to lose it
+  if ((mark <= 1)); then  # unless it was set up since: this is not locked
+    (set -C && printf '%s\n' "$mark" > "$workdir/.wlm/setup") 2> /dev/null ||
+      [ -e "$workdir/.wlm/setup" ] || exit
+  elif read_mark "$workdir" && ((made < mark)); then  # else somebody has set it up since
     # by a renaming: a job may have made a link of it
     new=$workdir/.wlm/setup.$$.new
     printf '%s\n' "$mark" > "$new" && mv -fT -- "$new" "$workdir/.wlm/setup" || exit
@@ -134,7 +142,7 @@ need_inside "$workdir" "$scratch"
 old=${workdir%/*}/.wlm-removed-${workdir##*/}
 # nobody sets it up again between the look at whose it is and the loss of its name: what was held
 # up before finds the new mark
-lock_names "$scratch"
+[ -z "$mark" ] || lock_names "$scratch"
 if [ -e "$workdir" ] || [ -L "$workdir" ]; then
   read_mark "$workdir"
   if [ -n "$mark" ] && ((made > mark)); then
@@ -147,7 +155,8 @@ exec 9>&-
 rm -rf -- "$old"-* 2> /dev/null && exit
 # a job may have closed directories of its own
 find "$old"-* -type d ! -perm -u+rwx -exec chmod u+rwx {} \;
-rm -rf -- "$old"-*
+rm -rf -- "$old"-* && exit
+exit 75  # whatever it says: what has lost its name is gone on with
 """
 _MARKERS: Final = r"""
 scratch=$1

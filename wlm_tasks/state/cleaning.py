@@ -1,10 +1,10 @@
 """The books on directories that are removed after the end of their experiments.
 
-A removal is begun in the rows before anything is done at the site. From then on until it is over
-a retry is refused, so nothing starts in a directory that is on its way out; and whoever finds a
-removal begun may begin it again, since removing what is gone is no error. One that was held up
-until another is over and the experiment is retried does no harm: the new directory has a higher
-mark, the epoch of the set-up that made it, and nobody listens to what it says of its end.
+A removal is begun in the rows before anything is done at the site. From then on a retry begins
+with the set-up, so nothing starts in a directory that is on its way out; and whoever finds a
+removal begun may begin it again, since removing what is gone is no error. One that is still under
+way when the experiment is set up again does no harm: the new directory has a higher mark, the epoch
+of that set-up, and nobody listens to what the removal says of its end.
 """
 
 from __future__ import annotations
@@ -185,18 +185,13 @@ def _wanted(slice_s: float) -> ColumnElement[bool]:
 def refuse_removed(experiment: Row[Any], name: StepName | None) -> bool:
     """Whether its directory is gone or may be, so that it can begin from the start only.
 
-    Raises `IllegalTransitionError` while it is being removed, and for another step than the first.
+    Raises `IllegalTransitionError` for another step than the first.
     """
-    kept = experiment.cleanup is None and experiment.cleanup_tries > 0
-    if experiment.removed_at is not None or kept:
-        if name not in {None, StepName.SETUP}:
-            removed = "may have been removed" if kept else "was removed"
-            raise IllegalTransitionError(
-                f"{experiment.id}: its directory {removed}: retry it from setup, not from {name}"
-            )
-        return True
-    if experiment.cleanup_tries > 0:
+    if experiment.removed_at is None and experiment.cleanup_tries == 0:
+        return False
+    if name not in {None, StepName.SETUP}:
+        removed = "may have been removed" if experiment.removed_at is None else "was removed"
         raise IllegalTransitionError(
-            f"{experiment.id}: its directory is being removed: try again later, or clone it"
+            f"{experiment.id}: its directory {removed}: retry it from setup, not from {name}"
         )
-    return False
+    return True

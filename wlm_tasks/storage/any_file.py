@@ -161,18 +161,25 @@ class AnyTarget:
     def present(self) -> Iterator[Readable | None]:
         """Open the file that is there, to be read back."""
         with translated(self._place):
-            there = _exists(self._files, self._path)
-            old = _beside(self._path, old_name)
-            if not there and _moves(self._files) and _exists(self._files, old):
-                # a transfer ended between two renames
+            if _moves(self._files) and _exists(self._files, _beside(self._path, old_name)):
                 with _LOCKS.held(self._place, self._place):
-                    self._files.mv(old, self._path)
-                there = True
+                    self._repair()
+            there = _exists(self._files, self._path)
         if not there:
             yield None
             return
         with AnyFile(self._files, self._path, self._place) as file:
             yield file
+
+    def _repair(self) -> None:
+        """End what was begun when a transfer ended between two renames, or right behind them."""
+        files, old = self._files, _beside(self._path, old_name)
+        if not _exists(files, old):
+            return  # by whoever had the lock before
+        if _exists(files, self._path):
+            files.rm_file(old)
+        else:
+            files.mv(old, self._path)
 
     @contextmanager
     def part(self, size: int) -> Iterator[Part]:
@@ -287,8 +294,13 @@ class _AnyPart(OneWay):
 
 
 def _exists(files: Any, path: str) -> bool:
+    """Tell whether there is a file; fsspec's own `exists` takes every fault for a no."""
     files.invalidate_cache()
-    return bool(files.exists(path))
+    try:
+        files.info(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _beside(path: str, name: Callable[[str], str]) -> str:

@@ -35,7 +35,7 @@ _YOUNG_S: Final = 10.0
 _PIECE: Final = 256 * 1024
 _PATIENCE_S: Final = 1.0
 #: seconds in which bytes that are here are passed over, as nothing can stop it meanwhile
-PASS_S: Final = 60.0
+PASS_S: Final = 600.0
 
 
 class FtpStorage(StorageBackend):

@@ -22,9 +22,11 @@ _PIECE: Final = 64 * 1024
 #: seconds after which a slow reader gives what it has, so that it can be asked to stop
 _PATIENCE_S: Final = 1.0
 #: a file whose server does not tell its size is read once to count: at most so many bytes, and
-#: so many seconds, as nothing can stop it meanwhile. So long bytes may be passed over, too
+#: so many seconds, as nothing can stop it meanwhile
 COUNT_LIMIT: Final = 4 << 30
-COUNT_S: Final = 60.0
+COUNT_S: Final = 240.0
+#: the same for passing over bytes that are here: as long as a slice may be
+PASS_S: Final = 600.0
 _YOUNG_S: Final = 2.0
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
 
@@ -160,12 +162,12 @@ class WebFile:
             raise
 
     def _pass_over(self, offset: int) -> None:
-        until = time.monotonic() + COUNT_S
+        until = time.monotonic() + PASS_S
         while self._at < offset:
             if time.monotonic() > until:
                 raise StorageUnavailableError(
                     f"{self.place}: its server sends files from their begin only, and the {offset}"
-                    f" bytes that are here could not be passed over in {COUNT_S:g} s"
+                    f" bytes that are here could not be passed over in {PASS_S:g} s"
                 )
             if not self._read(min(_PIECE, offset - self._at)):
                 raise self._changed()

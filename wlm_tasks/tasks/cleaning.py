@@ -15,8 +15,6 @@ from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.cleaning import Cleaning, Removal
 
 _log = logging.getLogger(__name__)
-#: The removal after which nothing is tried again, about a day after the first.
-LAST_REMOVAL = 12
 
 
 @app.task(bind=True, shared=False, name="wlm.remove")
@@ -49,7 +47,7 @@ def _remove(runtime: Runtime, name: str, removal: Removal) -> str:
     try:
         site = runtime.site(name)
     except WlmError as error:  # of this worker's settings; another's may be better
-        return _not_removed(books, removal, [error], whole=True)
+        return _not_removed(books, removal, [error], gone)
     # the settings may have named another scratch directory before
     workdirs = sorted({*removal.workdirs, site.workdir(experiment_id)})
     for workdir in workdirs:
@@ -61,22 +59,19 @@ def _remove(runtime: Runtime, name: str, removal: Removal) -> str:
     if gone == workdirs:
         books.removed(removal, workdirs)
         return "removed"
-    if not errors:
-        errors = [JobRejectedError(f"site {name} cannot remove directories from here")]
-        return _not_removed(books, removal, errors, whole=not gone)
-    # what failed may have begun: a directory loses its name before its content goes
-    return _not_removed(books, removal, errors, whole=False)
+    errors = errors or [JobRejectedError(f"site {name} cannot remove directories from here")]
+    return _not_removed(books, removal, errors, gone)
 
 
 def _not_removed(
-    books: Cleaning, removal: Removal, errors: Sequence[WlmError], *, whole: bool
+    books: Cleaning, removal: Removal, errors: Sequence[WlmError], gone: Sequence[str]
 ) -> str:
-    """Note why; tried again unless all of it is for good, or it was tried for long enough."""
+    """Note why; it is tried again, for ever if need be, unless all of it is refused for good."""
     reason = "; ".join(error.message for error in errors)
     _log.warning("%s: its directory is not removed: %s", removal.experiment_id, reason)
-    lasting = all(isinstance(error, PermanentError) for error in errors)
-    if lasting or removal.number >= LAST_REMOVAL:
-        books.kept(removal, reason, whole=whole)
+    if all(isinstance(error, PermanentError) for error in errors):
+        # who refuses does so before a directory loses its name
+        books.kept(removal, reason, whole=not gone)
         return "kept"
     books.failed(removal, reason)
     return "failed"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,11 +179,24 @@ class TestDiscard:
         tool.chmod(0o755)
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
-            with pytest.raises(JobRejectedError, match="Permission denied"):
+            with pytest.raises(BackendUnavailableError, match="Permission denied"):
                 local.backend.discard(local.workdir, 1)
         assert not Path(local.workdir).exists()
         assert local.backend.discard(local.workdir, 1)
         assert [path.name for path in local.scratch.glob(".wlm-removed-*")] == []
+
+    @pytest.mark.parametrize("made", [os.mkfifo, lambda path: Path(path).symlink_to("/etc/x")])
+    def test_a_lock_that_is_no_file_of_ours_is_not_opened(
+        self, local: LocalSite, made: Callable[[str], None]
+    ) -> None:
+        made(f"{local.scratch}/.wlm-lock-{os.getuid()}")
+        for call in (
+            partial(local.backend.discard, local.workdir, 1),
+            partial(local.backend.prepare, local.workdir, mark=2),
+        ):
+            with pytest.raises(BackendUnavailableError, match="is no file of ours"):
+                call()
+        assert Path(local.workdir).is_dir()
 
     def test_directories_that_a_job_has_closed(self) -> None:
         """Those of an ordinary account: nothing is closed for root."""
@@ -201,7 +216,7 @@ class TestDiscard:
 
         with forked(discard) as pid:
             assert os.waitpid(pid, 0)[1] == 0
-        assert [one.name for one in scratch.iterdir()] == [f".wlm-lock-{user}"]
+        assert [*scratch.iterdir()] == []
 
     def test_what_another_removal_has_left_is_removed_too(self, local: LocalSite) -> None:
         left = local.scratch / f".wlm-removed-{Path(local.workdir).name}-abcdefgh"

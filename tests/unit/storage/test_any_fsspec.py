@@ -45,7 +45,7 @@ class Renaming(MemoryFileSystem):  # type: ignore[misc]
     silent: ClassVar[bool] = False
 
     def mv(self, path1: str, path2: str, **_more: Any) -> None:
-        if self.exists(path2):
+        if path2 in self.store:
             if self.silent:
                 return
             raise ValueError(path2)  # as a package that has errors of its own
@@ -129,6 +129,33 @@ def test_a_transfer_that_ended_between_two_renames(
     assert take(memory, DATA, "renaming://far/far.dat").moved == 0  # it came back, and is the same
     assert take(memory, DATA[1:], "renaming://far/far.dat").complete
     assert [*memory.files.store] == ["/far/far.dat"]
+
+
+def test_a_fault_while_it_is_looked_for_is_no_absence(
+    memory: AnyStore, registered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that says nothing of a rename it refused, and does not tell what there is."""
+    memory.backend = plugins.storage_backend("renaming://far/x")
+    take(memory, DATA, "renaming://far/far.dat")
+    monkeypatch.setattr(Renaming, "silent", True)
+    info, renamed = Renaming.info, list[str]()
+    moved = Renaming.mv
+
+    def mv(files: Renaming, path1: str, path2: str, **more: Any) -> None:
+        renamed.append(path2)
+        moved(files, path1, path2, **more)
+
+    def away(files: Renaming, path: str, **more: Any) -> Any:
+        if renamed:
+            raise ConnectionResetError("the name node")
+        return info(files, path, **more)
+
+    monkeypatch.setattr(Renaming, "mv", mv)
+    monkeypatch.setattr(Renaming, "info", away)
+    with pytest.raises(StorageUnavailableError):
+        take(memory, DATA[::-1], "renaming://far/far.dat")
+    monkeypatch.undo()
+    assert memory.read("far.dat") == DATA
 
 
 def test_a_store_without_rename_and_copy(memory: AnyStore, registered: None) -> None:

@@ -124,7 +124,7 @@ def test_bytes_that_cannot_be_passed_over_in_time(
     http.write("far.dat", DATA)
     url, root = http.url("far.dat"), str(http.root)
     assert fetch(http.backend, url, root, "x", stop_after(1)).moved == MiB
-    monkeypatch.setattr(websource, "COUNT_S", -1.0)
+    monkeypatch.setattr(websource, "PASS_S", -1.0)
     faults.ranges = False
     with pytest.raises(StorageUnavailableError, match=r"the 1048576 bytes .* passed over"):
         fetch(http.backend, url, root, "x", CONTROL)
