@@ -1,5 +1,6 @@
 """Settings of our own: `load` reads them, `Settings` holds them, an unknown key is an error."""
 
+from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.loading import load
 from wlm_tasks.config.secret import Secret
 from wlm_tasks.config.settings import (
@@ -23,5 +24,7 @@ __all__ = [
     "StagingSettings",
     "StepSettings",
     "StorageSettings",
+    "WatchSettings",
+    "WorkerSettings",
     "load",
 ]

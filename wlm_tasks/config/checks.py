@@ -26,6 +26,7 @@ from wlm_tasks.model.checks import (
 
 _ADDRESS: Final = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,189}")
 _ADDRESSES_LIMIT: Final = 100
+_LABELS_LIMIT: Final = 50
 _PATH_LIMIT: Final = 1024
 
 rate = number("a number of bytes a second above 0", lambda x: x > 0)
@@ -63,6 +64,23 @@ def addresses(value: object) -> tuple[str, ...]:
     if not all(isinstance(a, str) and a.isprintable() and _ADDRESS.fullmatch(a) for a in value):
         raise ValueError(expected)
     return tuple(value)
+
+
+label = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "1 to 63 letters, digits, '.', '_' or '-'")
+
+
+def labels(value: object) -> tuple[str, ...]:
+    """Check for a list of short names."""
+    expected = "a list of at most 50 names of letters, digits, '.', '_' or '-', each once"
+    if not isinstance(value, list | tuple) or len(value) > _LABELS_LIMIT:
+        raise ValueError(expected)
+    try:
+        found = tuple(map(label, value))
+    except ValueError:
+        raise ValueError(expected) from None
+    if len(set(found)) < len(found):
+        raise ValueError(expected)
+    return found
 
 
 def scratch(value: object) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from wlm_tasks.config.checks import OPTIONS, STORAGE_OPTIONS
 from wlm_tasks.config.fields import Rule, declared, read_flag, read_number, read_text
+from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -39,6 +40,8 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "steps": StepSettings,
     "control": ControlSettings,
     "staging": StagingSettings,
+    "worker": WorkerSettings,
+    "watch": WatchSettings,
     "alerts": AlertSettings,
     "placement": PlacementSettings,
 }

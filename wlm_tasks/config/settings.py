@@ -20,6 +20,7 @@ from wlm_tasks.config.fields import (
     read_number,
     rule,
 )
+from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.secret import Secret
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model import checks
@@ -259,6 +260,8 @@ class Settings:
     steps: StepSettings = StepSettings()
     control: ControlSettings = ControlSettings()
     staging: StagingSettings = StagingSettings()
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     alerts: AlertSettings = AlertSettings()
     placement: PlacementSettings = PlacementSettings()
     source: str = "defaults"  #: where they come from, for people
