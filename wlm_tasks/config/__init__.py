@@ -2,6 +2,7 @@
 
 from wlm_tasks.config.loading import load
 from wlm_tasks.config.secret import Secret
+from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -18,6 +19,7 @@ __all__ = [
     "ControlSettings",
     "PlacementSettings",
     "Secret",
+    "SerfSettings",
     "Settings",
     "SiteSettings",
     "StagingSettings",

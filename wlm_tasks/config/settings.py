@@ -21,6 +21,7 @@ from wlm_tasks.config.fields import (
     rule,
 )
 from wlm_tasks.config.secret import Secret
+from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
@@ -261,6 +262,7 @@ class Settings:
     staging: StagingSettings = StagingSettings()
     alerts: AlertSettings = AlertSettings()
     placement: PlacementSettings = PlacementSettings()
+    serf: SerfSettings = field(default_factory=SerfSettings)
     source: str = "defaults"  #: where they come from, for people
 
     def __post_init__(self) -> None:
