@@ -22,7 +22,7 @@ from wlm_tasks.cluster.gossip import (
     read_members,
 )
 from wlm_tasks.errors import ServiceError
-from wlm_tasks.model.checks import show
+from wlm_tasks.model.checks import one_line, show
 
 _CONNECT_S: Final = 2.0
 #: setting tags takes as long as the news needs to get away, which the agent waits 5 s for
@@ -30,6 +30,7 @@ _REPLY_S: Final = 10.0
 _READ_SIZE: Final = 65_536
 #: the longest answer; 10,000 members take some 7 MB
 _ANSWER_LIMIT: Final = 64 * 1024 * 1024
+_WORDS_LIMIT: Final = 1000
 _REFUSED_KEY: Final = "invalid authentication token"
 
 
@@ -242,4 +243,4 @@ class _Missing:
 
 def _words(error: object) -> str:
     """Return an agent's error as one line."""
-    return show(" ".join(str(error).split()))
+    return one_line(" ".join(str(error).split()))[:_WORDS_LIMIT]

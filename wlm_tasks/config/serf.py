@@ -54,7 +54,7 @@ def _file(value: object) -> str:
     return value
 
 
-def _key(value: str) -> None:
+def encryption_key(value: str) -> None:
     """Accept what `wlm agent --keygen` makes."""
     expected = f"{_KEY_BYTES} bytes in base64, such as `wlm agent --keygen` makes"
     try:
@@ -85,7 +85,7 @@ class SerfSettings:
     join: tuple[str, ...] = field(default=(), metadata=rule(_seeds, read_list))
     #: what all agents share; without it nobody else gets in or reads along
     encrypt_key: Secret | None = field(
-        default=None, metadata=rule(own.secret, url=_key, opaque=True)
+        default=None, metadata=rule(own.secret, url=encryption_key, opaque=True)
     )
     #: where this host is, for placement
     zone: str = field(default="", metadata=rule(checks.matching(r"[A-Za-z0-9._-]{0,31}", _ZONE)))
