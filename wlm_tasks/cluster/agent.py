@@ -253,7 +253,8 @@ class SerfAgent:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LEAVE_S)
         self._kill()
-        directory.remove()
+        directory.release()
+        self._directory = None
 
     def _kill(self) -> None:
         self._ready = False

@@ -183,9 +183,9 @@ class AgentDirectory:
         said = [line for line in lines if line.strip()]
         return said[-1].removeprefix("==>").strip() if said else ""
 
-    def remove(self) -> None:
-        """Remove it all, once the agent has left."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def release(self) -> None:
+        """Leave what the next agent of this host takes over, and no keys."""
+        (self.path / CONFIG).unlink(missing_ok=True)
         os.close(self._lock)
 
     def _inherit(self, base: Path) -> None:
