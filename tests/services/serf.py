@@ -62,12 +62,15 @@ class PrivateSerf:
         """Settings of one more agent; the first one joins nobody."""
         port = changes.pop("port", None) or self.port()
         key = Secret(f"file:{key_file or self.key_file}", check=encryption_key, opaque=True)
-        joined = {"join": (self.seed,) if len(self._ports) > 1 else (), "ports": 1}
-        return SerfSettings(
-            **{"enabled": True, "bind": "127.0.0.1", "port": port, "encrypt_key": key}
-            | joined
-            | changes
-        )
+        usual: dict[str, Any] = {
+            "enabled": True,
+            "bind": "127.0.0.1",
+            "port": port,
+            "ports": 1,
+            "join": (self.seed,) if len(self._ports) > 1 else (),
+            "encrypt_key": key,
+        }
+        return SerfSettings(**usual | changes)
 
     def agent(
         self,

@@ -114,7 +114,7 @@ class RpcClient(Gossip):
 
     def events(self, timeout_s: float) -> list[MemberEvent]:
         """Wait for events, at most so long, and return those that are there; maybe none."""
-        deadline = time.monotonic() + timeout_s
+        deadline = 0.0 if self._events else time.monotonic() + timeout_s
         while (record := self._record(deadline)) is not None:
             self._take(*record)
             deadline = 0.0  # what has arrived already, without waiting for more
@@ -192,7 +192,10 @@ class RpcClient(Gossip):
             if not isinstance(header, Mapping):
                 self._fail("its answer is not Serf's")
             self._header = header
-        has_body = self._header.get("Seq") == self._stream or awaited
+        seq = self._header.get("Seq")
+        has_body = (awaited and seq == self._seq) or (
+            self._stream is not None and seq == self._stream
+        )
         body: object = None
         if has_body and self._header.get("Error"):
             body = _Missing()
