@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wlm_tasks.cluster.tags import Role
 from wlm_tasks.config import SerfSettings
 from wlm_tasks.errors import ServiceError
 
 CONFIG: Final = "agent.json"
 LOG: Final = "agent.log"
-SPOOL: Final = "events.spool"
+SPOOL: Final = "events.spool"  #: of all agents of the directory
 _LOCK: Final = "lock"
 _SNAPSHOT: Final = "snapshot"
 #: of a log, which is then kept as one older one
@@ -148,7 +149,7 @@ class AgentDirectory:
         env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "GOMAXPROCS": "1",
-            "WLM_SERF_SPOOL": str(self.path / SPOOL),
+            "WLM_SERF_SPOOL": str(self.path.parent / SPOOL),
         }
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         log = os.open(self.log, flags, 0o600)
@@ -251,7 +252,8 @@ def agent_config(
         config["encrypt_key"] = settings.encrypt_key.reveal()
     if settings.advertise is not None:
         config["advertise"] = settings.advertise
-    if settings.handler is not None:
+    # a worker's would tell the same once more, at the cost of a process for each event
+    if settings.handler is not None and tags.get("role") != Role.WORKER:
         config["event_handlers"] = [f"{_HANDLED}={shlex.quote(settings.handler)}"]
     return config
 

@@ -89,7 +89,7 @@ class SerfSettings:
     )
     #: where this host is, for placement
     zone: str = field(default="", metadata=rule(checks.matching(r"[A-Za-z0-9._-]{0,31}", _ZONE)))
-    #: a program that is run for events of members, such as deploy/serf/spool-events
+    #: a program that agents of control and seeds run for events, such as deploy/serf/spool-events
     handler: str | None = field(default=None, metadata=rule(checks.optional(_file)))
 
     def __post_init__(self) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from services.processes import Process, alive, wait_for
 from services.serf import PrivateSerf, members_of, new_key, wait_until_joined
-from wlm_tasks.cluster.gossip import MemberStatus
+from wlm_tasks.cluster.gossip import EventKind, MemberStatus
+from wlm_tasks.cluster.launch import SPOOL
 from wlm_tasks.cluster.rpc import RpcClient
+from wlm_tasks.cluster.spool import SpoolBatch
 from wlm_tasks.cluster.tags import (
     LIMIT,
     Role,
@@ -204,6 +206,19 @@ def test_the_next_life_takes_over_what_the_last_one_knew(serf: PrivateSerf) -> N
     again = serf.started("w@host", "2", settings=serf.settings(join=()))
     wait_until_joined(again, 2)  # it was told of no seed
     assert not directory.exists()
+
+
+def test_events_reach_the_spool_by_the_handler_of_control_alone(serf: PrivateSerf) -> None:
+    handler = {"handler": str(Path(__file__).parents[3] / "deploy" / "serf" / "spool-events")}
+    seed = serf.started("control@host", role=Role.CONTROL, settings=serf.settings(**handler))
+    worker = serf.started(settings=serf.settings(**handler))
+    wait_until_joined(seed, 2)
+    spool = serf.directory / "agents" / SPOOL
+    wait_for(lambda: spool.exists() and worker.node in spool.read_text(), 10.0, "the events")
+    batch = SpoolBatch.take(spool)
+    assert sorted(one.node for one in batch.records) == sorted([seed.node, worker.node])
+    assert {one.event for one in batch.records} == {EventKind.JOIN}
+    assert parse(batch.records[-1].tags) is not None
 
 
 # ---- what may be wrong
