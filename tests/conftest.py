@@ -13,6 +13,8 @@ Fixtures to ask for:
     Servers of the test's own, to kill, to restart or to set up differently.
 ``slurm``, ``make_slurm(nodes=..., settings=...)``
     The run's private Slurm, and those of a test's own.
+``serf``
+    Serf agents of the test's own.
 ``spawn(argv, name=...)``
     A child process with a log file that certainly ends with the test.
 ``long_campaign``

@@ -33,7 +33,7 @@
     │       └── StorageRefusedError
     │           └── StorageMissingError    there is no such file
     ├── ExperimentFailedError      what ``wait()`` raises for an unsuccessful end
-    └── ServiceError               database or broker out of reach
+    └── ServiceError               database, broker or Serf out of reach
 
 The kind of an error is its class, never a flag: Celery's JSON carries an exception's class and
 positional arguments and nothing else. For the same reason every class takes positional
@@ -176,4 +176,4 @@ class ExperimentFailedError(WlmError):
 
 
 class ServiceError(WlmError):
-    """The database or the broker is out of reach."""
+    """The database, the broker or the Serf agent is out of reach."""

@@ -22,6 +22,7 @@ SERVICE_FIXTURES: Final = {
     "aurora": {"aurora", "make_aurora"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
     "slurm": {"slurm", "make_slurm", "login_node"},
+    "serf": {"serf"},
     "sshd": {"sshd", "make_sshd", "login_node"},
 }
 

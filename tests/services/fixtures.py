@@ -18,6 +18,7 @@ from services.ftpfiles import FtpFiles
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
+from services.serf import PrivateSerf
 from services.slurm import PrivateSlurm
 from services.sshd import PrivateSshd
 from services.webfiles import WebFiles
@@ -274,6 +275,15 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     yield start
     for process in reversed(started):
         process.stop(timeout=5.0)
+
+
+@pytest.fixture
+def serf(session_dir: Path) -> Iterator[PrivateSerf]:
+    """Serf agents of the test's own, on loopback."""
+    require_service("Serf", PrivateSerf.available())
+    private = PrivateSerf(_another(session_dir, "serf"))
+    yield private
+    private.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.loading import load
 from wlm_tasks.config.secret import Secret
+from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -19,6 +20,7 @@ __all__ = [
     "ControlSettings",
     "PlacementSettings",
     "Secret",
+    "SerfSettings",
     "Settings",
     "SiteSettings",
     "StagingSettings",

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 from wlm_tasks.config.checks import OPTIONS, STORAGE_OPTIONS
 from wlm_tasks.config.fields import Rule, declared, read_flag, read_number, read_text
 from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
+from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.config.settings import (
     AlertSettings,
     ControlSettings,
@@ -44,6 +45,7 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "watch": WatchSettings,
     "alerts": AlertSettings,
     "placement": PlacementSettings,
+    "serf": SerfSettings,
 }
 SITES: Final = "sites"
 STORAGES: Final = "storages"

@@ -33,7 +33,7 @@ class Secret:
     is followed each time, so that a changed password is seen without a restart.
     """
 
-    __slots__ = ("_base", "_check", "_environ", "_text", "field")
+    __slots__ = ("_base", "_check", "_environ", "_opaque", "_text", "field")
 
     def __init__(
         self,
@@ -41,13 +41,18 @@ class Secret:
         *,
         field: str = "secret",
         check: UrlCheck = any_url,
+        opaque: bool = False,
         environ: Mapping[str, str] | None = None,
         base: Path | None = None,
     ) -> None:
-        """Keep `text`; `base` is where a relative ``file:`` path starts. Checks its form only."""
+        """Keep `text`; `base` is where a relative ``file:`` path starts. Checks its form only.
+
+        `opaque`: it is no URL of which a part may be shown.
+        """
         self.field = field
         self._text = text
         self._check = check
+        self._opaque = opaque
         self._environ = environ
         self._base = base or Path()
         kind, _, rest = text.partition(":")
@@ -81,7 +86,8 @@ class Secret:
         try:
             self._check(value)
         except ValueError as error:
-            raise ConfigError(problem(self.field, value, str(error))) from None
+            shown = "***" if self._opaque else value
+            raise ConfigError(problem(self.field, shown, str(error))) from None
         return value
 
     def _from_environment(self, name: str) -> str:
@@ -111,11 +117,11 @@ class Secret:
 
     def __str__(self) -> str:
         """Return the reference, or the URL with its password hidden."""
-        return mask(self._text)
+        return "***" if self._opaque and not self.is_reference else mask(self._text)
 
     def __repr__(self) -> str:
         """Return the masked text in brackets."""
-        return f"Secret({mask(self._text)!r})"
+        return f"Secret({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
         """Compare what is kept, not what a reference leads to."""

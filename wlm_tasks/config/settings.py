@@ -22,6 +22,7 @@ from wlm_tasks.config.fields import (
 )
 from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.secret import Secret
+from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import problem
@@ -264,6 +265,7 @@ class Settings:
     watch: WatchSettings = field(default_factory=WatchSettings)
     alerts: AlertSettings = AlertSettings()
     placement: PlacementSettings = PlacementSettings()
+    serf: SerfSettings = field(default_factory=SerfSettings)
     source: str = "defaults"  #: where they come from, for people
 
     def __post_init__(self) -> None:

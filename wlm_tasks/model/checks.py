@@ -38,7 +38,7 @@ _PASSWORD_QUERY: Final = re.compile(
 #: the same where somebody forgot the scheme
 _PASSWORD_ALONE: Final = re.compile(r"([^\s:/@'\"]+):[^\s:]+@(?=\S)")
 _SECRET_NAME: Final = re.compile(
-    r"passw|secret|token|cred|api_?key|private|(?<![a-z0-9])(?:pass|pwd?)(?![a-z0-9])",
+    r"passw|secret|token|cred|api_?key|encrypt|private|(?<![a-z0-9])(?:pass|pwd?)(?![a-z0-9])",
     re.IGNORECASE,
 )
 
