@@ -107,6 +107,8 @@ class _Maker:
         secret = Secret(
             given.value, field=given.origin, check=check, environ=self._env, base=given.base
         )
+        if given.in_file and secret.has_password and secret.all_secret:
+            raise ValueError("env:NAME or file:PATH, never the secret itself")
         if given.in_file and secret.has_password:
             raise ValueError("a URL without a password: write env:NAME or file:PATH instead")
         return secret

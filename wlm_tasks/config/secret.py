@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from wlm_tasks.errors import ConfigError
-from wlm_tasks.model.checks import has_password, mask, one_line, problem, show
+from wlm_tasks.model.checks import (
+    has_password,
+    mask,
+    one_line,
+    problem,
+    show,
+    sounds_secret,
+)
 
 #: largest file a secret is read from, in bytes
 _FILE_LIMIT: Final = 65_536
@@ -39,7 +46,7 @@ class Secret:
         self,
         text: str,
         *,
-        field: str = "secret",
+        field: str = "value",
         check: UrlCheck = any_url,
         environ: Mapping[str, str] | None = None,
         base: Path | None = None,
@@ -65,8 +72,13 @@ class Secret:
 
     @property
     def has_password(self) -> bool:
-        """True if the value itself, not a reference to it, holds a password."""
-        return not self.is_reference and has_password(self._text)
+        """True if the value itself, not a reference to it, holds a password, or is one."""
+        return not self.is_reference and (self.all_secret or has_password(self._text))
+
+    @property
+    def all_secret(self) -> bool:
+        """True if nothing of the value may be shown, by the name of its setting."""
+        return sounds_secret(re.split(r"[.\s]", self.field)[-1])
 
     def reveal(self) -> str:
         """Return the value; raises `ConfigError` if it cannot be read or is not as expected."""
@@ -111,11 +123,11 @@ class Secret:
 
     def __str__(self) -> str:
         """Return the reference, or the URL with its password hidden."""
-        return mask(self._text)
+        return "***" if self.all_secret and not self.is_reference else mask(self._text)
 
     def __repr__(self) -> str:
         """Return the masked text in brackets."""
-        return f"Secret({mask(self._text)!r})"
+        return f"Secret({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
         """Compare what is kept, not what a reference leads to."""
