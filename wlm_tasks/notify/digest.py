@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -50,7 +51,7 @@ def rank(facts: Facts) -> tuple[int, int, float, str]:
     return (
         _ORDER.index(notice.severity),
         _KIND_ORDER.index(notice.kind),
-        notice.at,
+        notice.at if math.isfinite(notice.at) else 0.0,
         notice.key,
     )
 

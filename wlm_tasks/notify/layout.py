@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -56,6 +57,8 @@ def iso(at: float) -> str | None:
 
 def span(seconds: float) -> str:
     """Return how long something took, in the two largest units."""
+    if not math.isfinite(seconds):
+        return "a time unknown"
     whole = max(0, round(seconds))
     if whole < _MINUTE:
         return f"{whole}{HOLD}s"

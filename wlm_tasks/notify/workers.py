@@ -89,8 +89,8 @@ def overdue(facts: Facts) -> list[str]:
 def flapping(facts: Facts) -> list[str]:
     """Tell of a worker that disappears again and again."""
     told = f"Worker {facts.who} disappears and comes back again and again"
-    told += f": {often(facts)}." if often(facts) else "."
-    told += " Until it stays for a while, this is told once in a while and not each time."
+    told += f": {often(facts)}" if often(facts) else ""
+    told += f", the last time noticed at {facts.at}. Until it stays, this is told once in a while."
     return [paragraph(told), *_who(facts), *_witnesses(facts), *_reason(facts)]
 
 
