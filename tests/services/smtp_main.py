@@ -91,7 +91,10 @@ class Keeper:
         faults = self._faults.now()
         if "END" not in faults.get("answers", {}):  # what is answered is not kept
             self._keep(server, session, envelope)
-        return await self._faults.before("END") or "250 OK"
+        answer = await self._faults.before("END")
+        if answer == "" and server.transport is not None:
+            server.transport.close()
+        return answer or "250 OK"
 
     def _keep(self, server: SMTP, session: Session, envelope: Envelope) -> None:
         login = getattr(session.auth_data, "login", b"").decode(errors="replace")

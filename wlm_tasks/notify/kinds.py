@@ -101,7 +101,7 @@ def _experiment(what: _Text) -> tuple[_Text, _Text, _Text]:
         reason = facts.text("reason", 80)
         return f"{what(facts)}: {reason}" if reason else what(facts)
 
-    return lambda facts: f"experiment {services.name(facts)} {more(facts)}", services.name, more
+    return lambda facts: f"experiment {services.name(facts)} {more(facts)}", services.listed, more
 
 
 def _worker_checks(facts: Facts) -> list[Check]:

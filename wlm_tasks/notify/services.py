@@ -130,6 +130,11 @@ def full_name(facts: Facts) -> str:
     return f"{given} ({facts.who})" if given and given != facts.who else facts.who
 
 
+def listed(facts: Facts) -> str:
+    """Return an experiment's id and name."""
+    return f"{facts.who} {facts.text('name', 60)}".strip()
+
+
 def ended(facts: Facts) -> str:
     """Return how an experiment ended as what it did."""
     words = {"done": "is done", "failed": "failed", "cancelled": "was cancelled"}
