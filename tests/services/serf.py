@@ -61,7 +61,7 @@ class PrivateSerf:
     def settings(self, *, key_file: Path | None = None, **changes: Any) -> SerfSettings:
         """Settings of one more agent; the first one joins nobody."""
         port = changes.pop("port", None) or self.port()
-        key = Secret(f"file:{key_file or self.key_file}", check=encryption_key, opaque=True)
+        key = Secret(f"file:{key_file or self.key_file}", check=encryption_key)
         usual: dict[str, Any] = {
             "enabled": True,
             "bind": "127.0.0.1",

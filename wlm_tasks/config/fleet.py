@@ -22,7 +22,7 @@ class WorkerSettings:
     #: what some work needs and not every host has, such as ``lammps``
     capabilities: tuple[str, ...] = field(default=(), metadata=rule(own.labels, read_list))
     #: where it stands, such as a room or a data centre
-    zone: str | None = field(default=None, metadata=rule(checks.optional(own.label)))
+    zone: str | None = field(default=None, metadata=rule(checks.optional(own.zone)))
     #: graphics cards; None for as many as there are devices of NVIDIA's
     gpus: int | None = field(
         default=None, metadata=rule(checks.optional(checks.whole(0, 1000)), read_number)
