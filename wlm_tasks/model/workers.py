@@ -105,6 +105,11 @@ def judge(worker: Standing, sights: Sights, rules: Rules) -> Change | None:
     return _Case(worker, sights, rules).change()
 
 
+def is_dead(sights: Sights) -> bool:
+    """Whether a worker cannot be alive, by what its witnesses say."""
+    return _Case(Standing(), sights, Rules()).dead
+
+
 def is_overdue(worker: Standing) -> bool:
     """Whether a worker that was to stop is still there when it should be gone."""
     late = worker.deadline_s is not None and worker.deadline_s <= 0

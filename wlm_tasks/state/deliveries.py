@@ -60,6 +60,12 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def any_open(self, notifier: str) -> bool:
+        """Whether anything is to be sent by a notifier, now or later."""
+        found = select(deliveries.c.notice_id).where(UNDELIVERED, deliveries.c.notifier == notifier)
+        with self._database.read() as connection:
+            return connection.execute(found.limit(1)).first() is not None
+
     def waiting(self, notifier: str, limit: int) -> list[Waiting]:
         """Notices that are bound to no batch yet, the oldest first."""
         with self._database.read() as connection:
@@ -122,6 +128,10 @@ class Deliveries:
             ).all()
         found = [_notice(row) for row in rows]
         return Batch(id=batch, notifier=notifier, notices=found, tries=claimed[0].tries)
+
+    def hold(self, batch: Batch, hold_s: float) -> None:
+        """Keep a claimed batch for some more seconds."""
+        self._settle(batch, claimed_until=db_now() + hold_s)
 
     def sent(self, batch: Batch) -> None:
         """It is with the receiver."""

@@ -147,7 +147,7 @@ def _released(
             step=row.name,
             became="failed: its workers die on it"
             if release_lost(connection, row, reason, poison_after) is StepState.FAILED
-            else "waits for another worker",
+            else "released",
         )
         for row in held
     ]
@@ -206,9 +206,9 @@ def _ended(connection: Connection, key: tuple[str, int], epoch: int) -> bool:
 def _became(row: Any) -> str:
     state = StepState(row.state)
     if state is StepState.RUNNING:
-        return f"runs on {row.worker}"
+        return f"taken over by {row.worker}"
     if state is StepState.READY:
-        return "waits for another worker"
+        return "waiting"
     return str(state).lower().replace("_", " ")
 
 

@@ -68,11 +68,11 @@ class Incidents:
         self,
         kind: str,
         subject: str,
-        notice: NoticeKind,
+        notice: NoticeKind | None,
         detail: Mapping[str, Any],
         notifiers: Sequence[str],
     ) -> bool:
-        """Close an incident and tell of it; False if none is open."""
+        """Close an incident and tell of it, unless `notice` is None; False if none is open."""
         with self._database.write() as connection:
             return close_incident(
                 connection, kind, subject, notice, detail=detail, notifiers=notifiers
@@ -179,7 +179,7 @@ def close_incident(
     connection: Connection,
     kind: str,
     subject: str,
-    notice: NoticeKind,
+    notice: NoticeKind | None,
     *,
     detail: Mapping[str, Any],
     notifiers: Sequence[str],
@@ -193,7 +193,7 @@ def close_incident(
     ).one_or_none()
     if closed is None:
         return False
-    if closed.told:
+    if closed.told and notice is not None:
         end = Notice(
             key=f"{opening_key(kind, closed.id)}:end",
             kind=notice,

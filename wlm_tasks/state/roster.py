@@ -40,10 +40,12 @@ class Present:
     incarnation: str
     host: str
     pid: int
-    attributes: str  #: as JSON
+    queues: str  #: as JSON, like the attributes
+    attributes: str
     state: WorkerState
     for_s: float  #: how long it stands so
     heard_s: float  #: since its last sign of life
+    age_s: float  #: since it registered
     registered_at: float
     draining: bool
     deadline_s: float | None  #: left for its drain
@@ -84,12 +86,17 @@ class Absence:
     at: float
 
 
-_SINCE: Final = {"for_s": workers.c.since, "heard_s": workers.c.heard_at}
+_SINCE: Final = {
+    "for_s": workers.c.since,
+    "heard_s": workers.c.heard_at,
+    "age_s": workers.c.registered_at,
+}
 _PRESENT: Final = [
     workers.c.name,
     workers.c.incarnation,
     workers.c.host,
     workers.c.pid,
+    workers.c.queues,
     workers.c.attributes,
     workers.c.state,
     workers.c.registered_at,
@@ -222,6 +229,22 @@ class Roster:
         with self._database.read() as connection:
             rows = connection.execute(select(*_PRESENT).where(or_(HERE, lately)))
             return [Present(**{**row._asdict(), "state": WorkerState(row.state)}) for row in rows]
+
+    def forget_worker(self, name: str) -> bool:
+        """Take a worker that is missed off the roster; False if none of that name is."""
+        missed = workers.c.state.in_(["DOWN", "SUSPECT", "RECOVERED"])
+        with self._database.write() as connection:
+            changed = connection.execute(
+                update(workers)
+                .where(workers.c.name == name, HERE, missed)
+                .values(
+                    gone_at=db_now(),
+                    state=WorkerState.LEFT.value,
+                    since=db_now(),
+                    reason="an operator took it off the roster",
+                )
+            )
+            return bool(changed.rowcount)
 
     def note(self, name: str, incarnation: str, witnesses: str) -> None:
         """Write down what the witnesses say of a worker, for people."""

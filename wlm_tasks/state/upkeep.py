@@ -70,6 +70,17 @@ class Upkeep:
             ).all()
             return _with_segments(connection, rows)
 
+    def stuck(self, older_s: float) -> dict[str, tuple[int, float]]:
+        """Queues whose oldest ready step waits longer than this: how many wait, and since when."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(steps.c.queue, func.count(), func.min(steps.c.ready_at))
+                .where(IS_READY)
+                .group_by(steps.c.queue)
+                .having(func.min(steps.c.ready_at) < db_now() - older_s)
+            )
+            return {queue: (count, since) for queue, count, since in rows}
+
     def mark_sent(self, sent: Iterable[NextStep]) -> None:
         """The messages of these steps went out just now."""
         keys = [(step.experiment_id, step.segment[0].value) for step in sent]
