@@ -117,7 +117,7 @@ class Watcher:
         """Take or keep the lease, unless another process may see more than this one."""
         now = time.monotonic()
         if now < self._yield_until:
-            self._app.runtime.store.coordination.clock()  # whether the database answers is to be known all the same
+            self._app.runtime.store.coordination.clock()  # whether it answers is to be known
             return False
         if not self._turns.mine(_LEASE):
             return False

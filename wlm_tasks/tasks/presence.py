@@ -22,6 +22,9 @@ from kombu.exceptions import OperationalError
 
 from wlm_tasks import __version__
 from wlm_tasks.celery import WlmCelery
+from wlm_tasks.cluster.agent import SerfAgent
+from wlm_tasks.cluster.tags import Role, WorkerAttributes, load_bucket
+from wlm_tasks.cluster.tags import WorkerState as TaggedState
 from wlm_tasks.errors import WlmError
 from wlm_tasks.state.roster import Registration
 from wlm_tasks.state.store import Store
@@ -29,7 +32,9 @@ from wlm_tasks.state.store import Store
 _log = logging.getLogger(__name__)
 #: Seconds that a worker which stops waits until that is written.
 _STOPPING_S: Final = 2.0
-_GOODBYE_S: Final = 4.0
+_GOODBYE_S: Final = 8.0
+#: Seconds of them that its agent gets to tell the others.
+_LEAVE_S: Final = 4.0
 #: Seconds between two warnings about a database that is away.
 _QUIET_S: Final = 60.0
 
@@ -48,6 +53,8 @@ class Presence:
         self._app = app
         self._store = Store(app.settings.database)
         self._beat_s = app.settings.watch.beat_s
+        self._agent = _agent(app, worker)
+        self._load = 0
         self._registered = False
         self._drained = False
         self._warned = -_QUIET_S
@@ -57,6 +64,8 @@ class Presence:
 
     def start(self) -> None:
         """Begin; returns at once."""
+        if self._agent is not None:
+            self._agent.start()
         self._thread.start()
 
     def beat(self) -> None:
@@ -79,6 +88,7 @@ class Presence:
         while not self._ending.is_set():
             begun = time.monotonic()
             self._attempt(self._sign)
+            self._gossip()
             # a beat of the main loop, or this thread's own while that is busy; never more often
             self._wake.wait(self._beat_s * 1.2)
             while not self._urgent and time.monotonic() < begun + self._beat_s * 0.8:
@@ -86,6 +96,14 @@ class Presence:
                 self._wake.wait(max(0.0, begun + self._beat_s * 0.8 - time.monotonic()))
             self._wake.clear()
         self._attempt(self._goodbye)
+        if self._agent is not None:
+            self._agent.leave(_LEAVE_S)
+
+    def _gossip(self) -> None:
+        """Have Serf tell what is to be known of this worker; what has not changed is not told."""
+        if self._agent is not None:
+            drains = self._stopping.is_set() or self._drained
+            self._agent.set_tags(_gossiped(self.worker, load=self._load, drains=drains))
 
     @property
     def _urgent(self) -> bool:
@@ -118,7 +136,8 @@ class Presence:
             drain_s = self._app.settings.watch.drain_s
             roster.stopping(worker.name, worker.incarnation, within_s=drain_s)
             self._told.set()
-        drains = roster.refresh(worker.name, worker.incarnation, load=load_bucket())
+        self._load = load_bucket(os.getloadavg()[0] / (os.cpu_count() or 1), self._load)
+        drains = roster.refresh(worker.name, worker.incarnation, load=self._load)
         if drains is None:  # removed as one that left long ago
             self._registered = False
         elif not self._stopping.is_set():
@@ -163,13 +182,36 @@ def registration(app: WlmCelery, consumer: Any) -> Registration:
             "gpus": _gpus(app),
             "capabilities": list(app.settings.worker.capabilities),
             "zone": app.settings.worker.zone,
+            "serf": app.settings.serf.enabled,
         },
     )
 
 
-def load_bucket() -> int:
-    """The load of this host from 0, idle, over 5, all processors busy, to 9."""
-    return min(9, int(5 * os.getloadavg()[0] / (os.cpu_count() or 1)))
+def _agent(app: WlmCelery, worker: Registration) -> SerfAgent | None:
+    """The worker's own agent of Serf, if that is in use."""
+    if not app.settings.serf.enabled:
+        return None
+    directory = app.settings.data_dir / "serf"
+    return SerfAgent(app.settings.serf, directory, _gossiped(worker, load=0, drains=False))
+
+
+def _gossiped(worker: Registration, *, load: int, drains: bool) -> WorkerAttributes:
+    traits = worker.attributes
+    return WorkerAttributes(
+        role=Role.WORKER,
+        name=worker.name,
+        incarnation=worker.incarnation,
+        state=TaggedState.DRAINING if drains else TaggedState.UP,
+        version=traits["version"],
+        queues=tuple(worker.queues),
+        capabilities=tuple(traits["capabilities"]),
+        cpus=traits["cpus"],
+        memory_mb=traits["memory_mb"],
+        gpus=traits["gpus"],
+        slots=traits["slots"],
+        load=load,
+        zone=traits["zone"] or "",
+    )
 
 
 def _memory_mb() -> int:
