@@ -205,7 +205,7 @@ def _says(sight: Sight) -> str:
 def _detail(one: _Judged) -> dict[str, Any]:
     """What a notice tells of a worker, beside the work it had."""
     worker, traits = one.worker, traits_of(one.worker.attributes)
-    reason = one.change.reason if one.change else worker.state.lower()
+    reason = one.change.reason if one.change else None
     detail = {
         "host": worker.host,
         "incarnation": worker.incarnation,
