@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,14 @@ wlm_tasks. Times are UTC. Notice down:17.
 Dashboard: https://wlm.example.org
 """
     )
+
+
+def test_the_examples_of_the_documentation_are_what_is_sent() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text()
+    for found in ([DOWN], [CASES[1]], storm(12)):
+        message = compose(found, HEAD)
+        text = message.text.replace("\n-- \n", "\n--\n")
+        assert f"```text\nSubject: {message.subject}\n\n{text}```\n" in page
 
 
 @pytest.mark.parametrize(
