@@ -27,6 +27,8 @@ from wlm_tasks.notify.message import Message
 log = logging.getLogger(__name__)
 
 _PORTS: Final = {"smtp": 25, "smtps": 465}
+_OK: Final = 250
+_TAKEN: Final = frozenset({250, 251})
 #: answers from here on are final
 _FINAL: Final = 500
 
@@ -66,11 +68,22 @@ class SmtpNotifier(Notifier):
             log.warning("mail %s: %s", message.message_id, _refusal(recipient, told))
 
     def check(self) -> str:
-        """Connect, encrypt and log in as for a mail, and leave."""
+        """Do all that comes before a mail itself: connect, encrypt, log in, name who gets it.
+
+        A recipient that is refused is an error here, as nobody waits for anything.
+        """
+        sender, recipients = self._settings.sender_address, self._settings.admin
         with self._session() as (smtp, server):
+            code, told = smtp.mail(sender)
+            if code != _OK:
+                raise smtplib.SMTPSenderRefused(code, told, sender)
+            answers = {recipient: smtp.rcpt(recipient) for recipient in recipients}
+            if refused := {one: told for one, told in answers.items() if told[0] not in _TAKEN}:
+                raise smtplib.SMTPRecipientsRefused(refused)
+            smtp.rset()
             encrypted = "encrypted" if hasattr(smtp.sock, "cipher") else "not encrypted"
             login = f", logged in as {clean(server.user)}" if server.user else ""
-            return f"{server.where}: {encrypted}{login}; to {', '.join(self._settings.admin)}"
+            return f"{server.where}: {encrypted}{login}; to {', '.join(recipients)}"
 
     @contextmanager
     def _session(self) -> Iterator[tuple[smtplib.SMTP, _Server]]:

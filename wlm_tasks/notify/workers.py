@@ -23,6 +23,7 @@ def down(facts: Facts) -> list[str]:
         paragraph(told),
         *_who(facts),
         *_witnesses(facts),
+        *_reason(facts),
         *_work(facts, "What was running on it, and what became of that"),
         _FOLLOWS,
     ]

@@ -122,6 +122,16 @@ def test_who_is_refused_is_told_and_the_others_get_it_once(
     assert told == f"mail {message.message_id}: ann@example.net is refused: 550 no such user"
 
 
+def test_a_look_finds_who_would_be_refused(smtp: PrivateSmtp) -> None:
+    smtp.fail(answers={"RCPT": {"ann@example.net": "550 no such user"}})
+    with pytest.raises(NotifyRefusedError, match=r"ann@example\.net is refused: 550"):
+        notifier(smtp).check()
+    smtp.fail(answers={"MAIL": "553 not yours"})
+    with pytest.raises(NotifyUnavailableError, match=r"refuses mail from wlm@example\.org: 553"):
+        notifier(smtp).check()
+    assert smtp.received() == []
+
+
 RCPT: list[tuple[str, type[NotifyError]]] = [
     ("550 no such user", NotifyRefusedError),
     ("450 greylisted", NotifyUnavailableError),
