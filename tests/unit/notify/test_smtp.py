@@ -192,6 +192,15 @@ def test_a_server_that_stalls_holds_nobody(smtp: PrivateSmtp, message: Message, 
     assert told == f"127.0.0.1:{smtp.port}: no answer within 0.2 s"
 
 
+def test_a_server_that_is_slow_each_time_holds_nobody_for_long(
+    smtp: PrivateSmtp, message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.notify.smtp.PATIENCE", 1)
+    smtp.fail(delay_s=dict.fromkeys(["EHLO", "MAIL", "RCPT", "DATA", "END"], 0.3))
+    told = refused(notifier(smtp, timeout_s=1.0), message, NotifyUnavailableError)
+    assert told == f"127.0.0.1:{smtp.port}: not done within 1 s"
+
+
 def test_what_happens_after_the_yes_changes_nothing(smtp: PrivateSmtp, message: Message) -> None:
     """A mail that was taken must not be sent again because the farewell failed."""
     smtp.fail(answers={"QUIT": ""})
