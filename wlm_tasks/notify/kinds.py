@@ -119,7 +119,7 @@ def _worker_checks(facts: Facts) -> list[Check]:
 
 def _drain_checks(facts: Facts) -> list[Check]:
     stop = [
-        (command.replace("status", "stop"), "there: killed at its time limit")
+        (command.replace("status", "stop"), "there: kills it at its time limit")
         for command, _why in _worker_checks(facts)
         if command.startswith("systemctl")
     ]

@@ -116,7 +116,7 @@ def test_each_kind_is_readable(case: Notice) -> None:
     assert case.subject in message.text or case.kind is K.TEST
     assert case.detail.get("reason", "") in " ".join(message.text.split())
     assert "2026-11-29 04:" in message.text
-    assert not any(word in message.text for word in ("None", "{", "nan", "_DOWN"))
+    assert not any(word in message.text for word in ("None", "{", " nan", "_DOWN"))
 
 
 @each_case
