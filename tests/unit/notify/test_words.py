@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.notify.cases import AT, CASES, DOWN, HEAD, STEPS, WORKER, K, notice, storm
 
@@ -263,6 +263,7 @@ NOTICES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(NOTICES, min_size=1, max_size=6))
 def test_whatever_stands_in_a_notice_a_message_comes_of_it(found: list[Notice]) -> None:
     check_harmless(compose(found, HEAD))
