@@ -32,7 +32,7 @@ class Notifier(ABC):
 
         May be called again with a message whose last try failed, by this or another process. It
         may have arrived nevertheless, so its id goes along for whoever receives it twice. Threads
-        may call it at the same time.
+        may call it at the same time. Takes about five times ``alerts.timeout_s`` at most.
         """
 
     @abstractmethod

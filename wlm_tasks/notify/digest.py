@@ -9,8 +9,9 @@ from itertools import groupby
 from typing import Final
 
 from wlm_tasks.model.notices import NoticeKind, Severity
+from wlm_tasks.notify.checks import Check
 from wlm_tasks.notify.facts import Facts
-from wlm_tasks.notify.kinds import WORDS, Check
+from wlm_tasks.notify.kinds import WORDS
 from wlm_tasks.notify.layout import (
     clock,
     columns,

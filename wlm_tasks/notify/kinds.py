@@ -6,16 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from wlm_tasks.model.notices import NoticeKind as K
-from wlm_tasks.notify import services, workers
+from wlm_tasks.notify import checks, services, workers
+from wlm_tasks.notify.checks import Check
 from wlm_tasks.notify.facts import Facts
 from wlm_tasks.notify.layout import count, cut, span
 
-#: a command and what it tells
-Check = tuple[str, str]
-
 #: longest name in a subject line
 _NAME_LIMIT: Final = 60
-
 
 _Text = Callable[[Facts], str]
 
@@ -104,109 +101,15 @@ def _experiment(what: _Text) -> tuple[_Text, _Text, _Text]:
     return lambda facts: f"experiment {services.name(facts)} {more(facts)}", services.listed, more
 
 
-def _worker_checks(facts: Facts) -> list[Check]:
-    """Return what tells whether the host is up and the worker's process ran into something."""
-    checks: list[Check] = [("wlm workers", "the roster and its witnesses")]
-    node, _at, of_name = facts.who.partition("@")
-    host = facts.plain(facts.detail.get("host")) or facts.plain(of_name)
-    if host:
-        checks.append((f"ssh {host}", "does the host answer?"))
-    if node := facts.plain(node):
-        checks.append((f"systemctl status wlm-worker@{node}", "there: does it run?"))
-        checks.append((f"journalctl -u wlm-worker@{node} -n 50", "there: its last words"))
-    return checks
-
-
-def _drain_checks(facts: Facts) -> list[Check]:
-    stop = [
-        (command.replace("status", "stop"), "there: killed at its time limit")
-        for command, _why in _worker_checks(facts)
-        if command.startswith("systemctl")
-    ]
-    return [*_worker_checks(facts)[:2], *stop]
-
-
-def _work_checks(_facts: Facts) -> list[Check]:
-    return [
-        ("wlm workers", "who is there"),
-        ("wlm queues", "does work move on?"),
-    ]
-
-
-def _fleet_checks(_facts: Facts) -> list[Check]:
-    return [
-        ("wlm doctor", "is the broker reached from here?"),
-        ("wlm workers", "who is there, by which witness"),
-        ("serf members", "on control and worker hosts: the same?"),
-        ("systemctl status wlm-control", "on a control host: who watches"),
-    ]
-
-
-def _broker_checks(_facts: Facts) -> list[Check]:
-    return [
-        ("wlm doctor", "what exactly does not work"),
-        ("systemctl status rabbitmq-server", "on the broker's host"),
-        ("rabbitmqctl cluster_status", "there: alarms, partitions"),
-    ]
-
-
-def _database_checks(_facts: Facts) -> list[Check]:
-    return [
-        ("wlm doctor", "what exactly does not work"),
-        ("systemctl status postgresql", "on the database's host"),
-    ]
-
-
-def _site_checks(facts: Facts) -> list[Check]:
-    site = facts.plain(facts.who)
-    checks: list[Check] = [("wlm sites", "how it stands, when it is tried next")]
-    if site:
-        checks.append((f"wlm site test {site}", "does all of it work?"))
-        checks.append((f"wlm site resume {site}", "try it at once"))
-    return checks
-
-
-def _queue_checks(facts: Facts) -> list[Check]:
-    queue = facts.plain(facts.who)
-    checks: list[Check] = [
-        ("wlm queues", "what waits, who serves"),
-        ("wlm workers", "who should serve it"),
-    ]
-    if queue:
-        checks.append((f"celery -A wlm_tasks worker -Q {queue}", "starts one"))
-    return checks
-
-
-def _experiment_checks(facts: Facts, *more: tuple[str, str]) -> list[Check]:
-    one = facts.plain(facts.who)
-    looks = (("why", "how it came to this"), ("logs", "what happened, what the job wrote"), *more)
-    return [(f"wlm {command} {one}", why) for command, why in looks] if one else []
-
-
-def _ended_checks(facts: Facts) -> list[Check]:
-    if facts.state == "done":
-        one = facts.plain(facts.who)
-        return [(f"wlm show {one}", "its outputs")] if one else []
-    return _experiment_checks(facts, ("retry", "runs it again"))
-
-
-def _paused_checks(facts: Facts) -> list[Check]:
-    return _experiment_checks(facts, ("resume", "lets it go on"), ("cancel", "ends it for good"))
-
-
-def _no_checks(_facts: Facts) -> list[Check]:
-    return []
-
-
 _ENDED: Final = _experiment(services.ended)
 _PAUSED: Final = _experiment(lambda _facts: "is paused")
 
 WORDS: Final[Mapping[K, Words]] = {
     K.WORKER_DOWN: _of(
-        "worker", "is down", "are down", _moved, story=workers.down, checks=_worker_checks
+        "worker", "is down", "are down", _moved, story=workers.down, checks=checks.worker
     ),
     K.WORKER_BACK: _of(
-        "worker", "is back", "are back", _after, story=workers.back, checks=_work_checks
+        "worker", "is back", "are back", _after, story=workers.back, checks=checks.work
     ),
     K.WORKER_RESTARTED: _of(
         "worker",
@@ -214,7 +117,7 @@ WORDS: Final[Mapping[K, Words]] = {
         "crashed and restarted",
         _moved,
         story=workers.restarted,
-        checks=_worker_checks,
+        checks=checks.worker,
     ),
     K.WORKER_LEFT: _of(
         "worker",
@@ -222,7 +125,7 @@ WORDS: Final[Mapping[K, Words]] = {
         "left unannounced",
         _moved,
         story=workers.left,
-        checks=_worker_checks,
+        checks=checks.worker,
     ),
     K.DRAIN_OVERDUE: _of(
         "worker",
@@ -230,7 +133,7 @@ WORDS: Final[Mapping[K, Words]] = {
         "have not stopped",
         _overdue,
         story=workers.overdue,
-        checks=_drain_checks,
+        checks=checks.drain,
     ),
     K.WORKER_FLAPPING: _of(
         "worker",
@@ -238,7 +141,7 @@ WORDS: Final[Mapping[K, Words]] = {
         "are flapping",
         workers.often,
         story=workers.flapping,
-        checks=_worker_checks,
+        checks=checks.worker,
     ),
     K.FLEET_DOWN: Words(
         _fleet,
@@ -247,7 +150,7 @@ WORDS: Final[Mapping[K, Words]] = {
         "mass outage or cut-off monitor",
         "mass outages or cut-offs of the monitor",
         workers.fleet_down,
-        _fleet_checks,
+        checks.fleet,
     ),
     K.FLEET_BACK: Words(
         _fleet_back,
@@ -256,7 +159,7 @@ WORDS: Final[Mapping[K, Words]] = {
         "end of a mass outage",
         "ends of mass outages",
         workers.fleet_back,
-        _work_checks,
+        checks.work,
     ),
     K.BROKER_DOWN: _of(
         "the broker",
@@ -264,10 +167,10 @@ WORDS: Final[Mapping[K, Words]] = {
         "are out of reach",
         _nothing,
         story=services.broker_down,
-        checks=_broker_checks,
+        checks=checks.broker,
     ),
     K.BROKER_BACK: _of(
-        "the broker", "is back", "are back", _after, story=services.broker_back, checks=_work_checks
+        "the broker", "is back", "are back", _after, story=services.broker_back, checks=checks.work
     ),
     K.DATABASE_DOWN: _of(
         "the database",
@@ -275,16 +178,16 @@ WORDS: Final[Mapping[K, Words]] = {
         "are out of reach",
         _nothing,
         story=services.database_down,
-        checks=_database_checks,
+        checks=checks.database,
     ),
     K.SITE_DOWN: _of(
-        "site", "is down", "are down", _state, story=services.site_down, checks=_site_checks
+        "site", "is down", "are down", _state, story=services.site_down, checks=checks.site
     ),
     K.SITE_BACK: _of(
-        "site", "is back", "are back", _after, story=services.site_back, checks=_no_checks
+        "site", "is back", "are back", _after, story=services.site_back, checks=checks.none
     ),
     K.QUEUE_STUCK: _of(
-        "queue", "is stuck", "are stuck", _stuck, story=services.queue_stuck, checks=_queue_checks
+        "queue", "is stuck", "are stuck", _stuck, story=services.queue_stuck, checks=checks.queue
     ),
     K.QUEUE_SERVED: _of(
         "queue",
@@ -292,21 +195,21 @@ WORDS: Final[Mapping[K, Words]] = {
         "are served again",
         _after,
         story=services.queue_served,
-        checks=_no_checks,
+        checks=checks.none,
     ),
     K.EXPERIMENT_ENDED: Words(
         *_ENDED,
         "experiment ended",
         "experiments ended",
         services.experiment_ended,
-        _ended_checks,
+        checks.ended,
     ),
     K.EXPERIMENT_PAUSED: Words(
         *_PAUSED,
         "experiment is paused",
         "experiments are paused",
         services.experiment_paused,
-        _paused_checks,
+        checks.paused,
     ),
     K.TEST: Words(
         lambda _facts: "this is a test",
@@ -315,6 +218,6 @@ WORDS: Final[Mapping[K, Words]] = {
         "test",
         "tests",
         services.test,
-        _no_checks,
+        checks.none,
     ),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import smtplib
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 from wlm_tasks.config import AlertSettings
@@ -26,7 +27,12 @@ from wlm_tasks.notify.message import Message
 
 log = logging.getLogger(__name__)
 
+#: a mail takes no longer than so many times ``alerts.timeout_s``, once there is a connection
+PATIENCE: Final = 4
+_FAREWELL_S: Final = 2.0
 _PORTS: Final = {"smtp": 25, "smtps": 465}
+_OK: Final = 250
+_TAKEN: Final = frozenset({250, 251})
 #: answers from here on are final
 _FINAL: Final = 500
 
@@ -66,11 +72,22 @@ class SmtpNotifier(Notifier):
             log.warning("mail %s: %s", message.message_id, _refusal(recipient, told))
 
     def check(self) -> str:
-        """Connect, encrypt and log in as for a mail, and leave."""
+        """Do all that comes before a mail itself: connect, encrypt, log in, name who gets it.
+
+        A recipient that is refused is an error here, as nobody waits for anything.
+        """
+        sender, recipients = self._settings.sender_address, self._settings.admin
         with self._session() as (smtp, server):
+            code, told = smtp.mail(sender)
+            if code != _OK:
+                raise smtplib.SMTPSenderRefused(code, told, sender)
+            answers = {recipient: smtp.rcpt(recipient) for recipient in recipients}
+            if refused := {one: told for one, told in answers.items() if told[0] not in _TAKEN}:
+                raise smtplib.SMTPRecipientsRefused(refused)
+            smtp.rset()
             encrypted = "encrypted" if hasattr(smtp.sock, "cipher") else "not encrypted"
             login = f", logged in as {clean(server.user)}" if server.user else ""
-            return f"{server.where}: {encrypted}{login}; to {', '.join(self._settings.admin)}"
+            return f"{server.where}: {encrypted}{login}; to {', '.join(recipients)}"
 
     @contextmanager
     def _session(self) -> Iterator[tuple[smtplib.SMTP, _Server]]:
@@ -79,18 +96,21 @@ class SmtpNotifier(Notifier):
             server = _server(self._url.reveal())
         except ConfigError as error:  # a secret that is not there can come yet
             raise NotifyUnavailableError(error.message) from None
-        smtp = None
+        timeout_s = self._settings.timeout_s
+        patience = _Patience(timeout_s * PATIENCE)
         try:
-            smtp = self._connect(server)
-            self._log_in(smtp, server)
-            yield smtp, server
+            with patience:
+                smtp = patience.with_(self._connect(server))
+                self._encrypt(smtp, server)
+                self._log_in(smtp, server)
+                yield smtp, server
         except NotifyError:
             raise
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
-            raise _translated(error, server, self._settings.timeout_s) from None
-        finally:
-            if smtp is not None:
-                _leave(smtp)
+            if patience.lost:
+                told = f"{server.where}: not done within {timeout_s * PATIENCE:g} s"
+                raise NotifyUnavailableError(told) from None
+            raise _translated(error, server, timeout_s) from None
 
     def _connect(self, server: _Server) -> smtplib.SMTP:
         settings = self._settings
@@ -105,18 +125,12 @@ class SmtpNotifier(Notifier):
                 timeout=settings.timeout_s,
                 context=trust(settings),
             )
-        smtp = smtplib.SMTP(server.host, server.port, name, timeout=settings.timeout_s)
-        try:
-            self._encrypt(smtp, server)
-        except BaseException:
-            _leave(smtp)
-            raise
-        return smtp
+        return smtplib.SMTP(server.host, server.port, name, timeout=settings.timeout_s)
 
     def _encrypt(self, smtp: smtplib.SMTP, server: _Server) -> None:
         wish = self._settings.starttls
         smtp.ehlo_or_helo_if_needed()
-        if wish == "never":
+        if wish == "never" or server.scheme == "smtps":
             return
         if smtp.has_extn("starttls"):
             smtp.starttls(context=trust(self._settings))
@@ -134,6 +148,41 @@ class SmtpNotifier(Notifier):
         if not (server.user.isascii() and server.password.isascii()):
             raise NotifyUnavailableError(f"{server.where}: user and password must be ASCII")
         smtp.login(server.user, server.password)
+
+
+class _Patience:
+    """Leaves a session when the block ends, and cuts it off after so many seconds.
+
+    A server may take long for each of many answers; who sends must know how long that can last.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.lost = False
+        self._smtp: smtplib.SMTP | None = None
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def with_(self, smtp: smtplib.SMTP) -> smtplib.SMTP:
+        """Begin to wait."""
+        self._smtp = smtp
+        self._timer.start()
+        return smtp
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self._timer.cancel()
+        if self._smtp is not None:
+            _leave(self._smtp)
+
+    def _cut(self) -> None:
+        self.lost = True
+        sock = self._smtp.sock if self._smtp is not None else None
+        if sock is not None:
+            with suppress(OSError):
+                # that of the plain socket: TLS would first say goodbye
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _Server(NamedTuple):
@@ -164,7 +213,9 @@ def _server(url: str) -> _Server:
 def _leave(smtp: smtplib.SMTP) -> None:
     """End the session; what happens now changes nothing about a mail that was taken."""
     with suppress(OSError, smtplib.SMTPException):
-        smtp.quit()
+        if smtp.sock is not None:
+            smtp.sock.settimeout(_FAREWELL_S)
+            smtp.quit()
     smtp.close()
 
 

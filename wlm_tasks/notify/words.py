@@ -24,7 +24,8 @@ _SUBJECT_LIMIT: Final = 120
 _REFERENCES: Final = 50
 _TEXT_LIMIT: Final = 1000
 _DEPTH: Final = 6
-_MANY: Final = 1000
+#: most entries of a list that are passed on to programs
+_MANY: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)

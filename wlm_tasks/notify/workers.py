@@ -23,6 +23,7 @@ def down(facts: Facts) -> list[str]:
         paragraph(told),
         *_who(facts),
         *_witnesses(facts),
+        *_reason(facts),
         *_work(facts, "What was running on it, and what became of that"),
         _FOLLOWS,
     ]
@@ -58,8 +59,8 @@ def restarted(facts: Facts) -> list[str]:
 def left(facts: Facts) -> list[str]:
     """Tell of a worker that left without having announced it."""
     told = (
-        f"Worker {facts.who} left at {facts.at}. It said so itself, so it did not crash, but it was"
-        " neither drained nor stopped by its service."
+        f"Worker {facts.who} left at {facts.at}. It took its leave, so it did not crash, but nobody"
+        " had announced that: there was no drain and no maintenance."
     )
     return [
         paragraph(told),
@@ -90,7 +91,8 @@ def flapping(facts: Facts) -> list[str]:
     """Tell of a worker that disappears again and again."""
     told = f"Worker {facts.who} disappears and comes back again and again"
     told += f": {often(facts)}" if often(facts) else ""
-    told += f", the last time noticed at {facts.at}. Until it stays, this is told once in a while."
+    told += f", the last time noticed at {facts.at}. Until it stays up, you"
+    told += " are told once in a while and not each time."
     return [paragraph(told), *_who(facts), *_witnesses(facts), *_reason(facts)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from unit.notify.cases import CASES, DOWN, HEAD
 from unit.notify.conftest import SECRET, Way
@@ -33,6 +35,13 @@ def test_the_same_again_has_the_same_id(way: Way, message: Message) -> None:
     way.notifier.send(message)
     assert len(way.arrived()) == 2
     assert len({name for name, _text in way.arrived()}) == 1
+
+
+def test_threads_may_send_at_the_same_time(way: Way) -> None:
+    messages = [compose([case], HEAD) for case in CASES[:6]]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(way.notifier.send, messages))
+    assert len(way.arrived()) == 6
 
 
 def test_a_look_tells_nobody(way: Way) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wlm_tasks.model.notices import SEVERITY, NoticeKind
@@ -142,6 +142,7 @@ NOTICES = st.builds(
 MANY = st.lists(NOTICES, max_size=30, unique_by=lambda one: one.key)
 
 
+@settings(deadline=None)
 @given(MANY, st.booleans())
 def test_nothing_is_left_out_and_nothing_goes_twice(come: list[Waiting], recent: bool) -> None:
     sent = Played(list(come), told_recent=recent).run()
@@ -151,6 +152,7 @@ def test_nothing_is_left_out_and_nothing_goes_twice(come: list[Waiting], recent:
     assert all(at - since[key] <= PACE.digest_s for at, batch in sent for key in batch)
 
 
+@settings(deadline=None)
 @given(MANY)
 def test_critical_ones_wait_no_longer_than_a_storm(come: list[Waiting]) -> None:
     criticals = [one for one in come if SEVERITY[one.kind] == "CRITICAL" and one.ends is None]
@@ -158,6 +160,7 @@ def test_critical_ones_wait_no_longer_than_a_storm(come: list[Waiting]) -> None:
     assert all(sent[one.key] - one.since <= PACE.storm_s for one in criticals)
 
 
+@settings(deadline=None)
 @given(MANY)
 def test_ends_do_not_overtake(come: list[Waiting]) -> None:
     by_key = {one.key: one for one in come}
@@ -168,6 +171,7 @@ def test_ends_do_not_overtake(come: list[Waiting]) -> None:
             assert order[ended.key] <= order[one.key]
 
 
+@settings(deadline=None)
 @given(MANY, st.floats(0.0, 2000.0), st.randoms())
 def test_the_order_of_what_waits_does_not_matter(
     come: list[Waiting], now: float, chance: random.Random

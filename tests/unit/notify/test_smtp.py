@@ -122,6 +122,16 @@ def test_who_is_refused_is_told_and_the_others_get_it_once(
     assert told == f"mail {message.message_id}: ann@example.net is refused: 550 no such user"
 
 
+def test_a_look_finds_who_would_be_refused(smtp: PrivateSmtp) -> None:
+    smtp.fail(answers={"RCPT": {"ann@example.net": "550 no such user"}})
+    with pytest.raises(NotifyRefusedError, match=r"ann@example\.net is refused: 550"):
+        notifier(smtp).check()
+    smtp.fail(answers={"MAIL": "553 not yours"})
+    with pytest.raises(NotifyUnavailableError, match=r"refuses mail from wlm@example\.org: 553"):
+        notifier(smtp).check()
+    assert smtp.received() == []
+
+
 RCPT: list[tuple[str, type[NotifyError]]] = [
     ("550 no such user", NotifyRefusedError),
     ("450 greylisted", NotifyUnavailableError),
@@ -180,6 +190,15 @@ def test_a_server_that_stalls_holds_nobody(smtp: PrivateSmtp, message: Message, 
     smtp.fail(delay_s={verb: 30.0})
     told = refused(notifier(smtp, timeout_s=0.2), message, NotifyUnavailableError)
     assert told == f"127.0.0.1:{smtp.port}: no answer within 0.2 s"
+
+
+def test_a_server_that_is_slow_each_time_holds_nobody_for_long(
+    smtp: PrivateSmtp, message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.notify.smtp.PATIENCE", 1)
+    smtp.fail(delay_s=dict.fromkeys(["EHLO", "MAIL", "RCPT", "DATA", "END"], 0.3))
+    told = refused(notifier(smtp, timeout_s=1.0), message, NotifyUnavailableError)
+    assert told == f"127.0.0.1:{smtp.port}: not done within 1 s"
 
 
 def test_what_happens_after_the_yes_changes_nothing(smtp: PrivateSmtp, message: Message) -> None:

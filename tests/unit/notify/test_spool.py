@@ -146,7 +146,9 @@ def test_a_directory_that_cannot_be_is_told(place: str) -> None:
         Spool(Path(place)).put(notice())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 @given(st.text(max_size=200))
 def test_any_key_can_be_kept(tmp_path: Path, key: str) -> None:
     directory = tmp_path / os.urandom(4).hex()

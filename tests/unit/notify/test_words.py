@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.notify.cases import AT, CASES, DOWN, HEAD, STEPS, WORKER, K, notice, storm
 
@@ -78,6 +79,14 @@ Dashboard: https://wlm.example.org
     )
 
 
+def test_the_examples_of_the_documentation_are_what_is_sent() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text()
+    for found in ([DOWN], [CASES[1]], storm(12)):
+        message = compose(found, HEAD)
+        text = message.text.replace("\n-- \n", "\n--\n")
+        assert f"```text\nSubject: {message.subject}\n\n{text}```\n" in page
+
+
 @pytest.mark.parametrize(
     ("subject", "line"),
     [
@@ -107,7 +116,7 @@ def test_each_kind_is_readable(case: Notice) -> None:
     assert case.subject in message.text or case.kind is K.TEST
     assert case.detail.get("reason", "") in " ".join(message.text.split())
     assert "2026-11-29 04:" in message.text
-    assert not any(word in message.text for word in ("None", "{", "nan", "_DOWN"))
+    assert not any(word in message.text for word in ("None", "{", " nan", "_DOWN"))
 
 
 @each_case
@@ -254,6 +263,7 @@ NOTICES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(NOTICES, min_size=1, max_size=6))
 def test_whatever_stands_in_a_notice_a_message_comes_of_it(found: list[Notice]) -> None:
     check_harmless(compose(found, HEAD))
