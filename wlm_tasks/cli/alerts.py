@@ -46,11 +46,13 @@ def ls(session: Session, limit: int, form: str) -> None:
         return
     now = store.views.now()
     _show_incidents(incidents, now)
-    output.show(Text())
+    output.show(Text(""))
     _show_notices(sent, now)
     oldest_s = store.deliveries.oldest_s()
     if oldest_s is not None:
-        output.say(f"The oldest notice that has not gone out waits for {output.duration(oldest_s)}.")
+        output.say(
+            f"The oldest notice that has not gone out waits for {output.duration(oldest_s)}."
+        )
 
 
 def _plain(view: DeliveryView) -> dict[str, Any]:
@@ -70,6 +72,9 @@ def _plain(view: DeliveryView) -> dict[str, Any]:
 
 
 def _show_incidents(found: list[Incident], now: float) -> None:
+    if not found:
+        output.show(Text("No incidents."))
+        return
     table = output.new_table(*_INCIDENTS, right=("ID",), cut=("REASON",))
     for one in found:
         table.add_row(
@@ -85,6 +90,9 @@ def _show_incidents(found: list[Incident], now: float) -> None:
 
 
 def _show_notices(found: list[DeliveryView], now: float) -> None:
+    if not found:
+        output.show(Text("No notices."))
+        return
     table = output.new_table(*_NOTICES, right=("TRIES",), cut=("ERROR",))
     for one in found:
         notice = one.notice

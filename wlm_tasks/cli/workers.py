@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -40,30 +40,41 @@ _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _MOST_S: Final = 366 * 86_400.0
 
 
-class _Span(click.ParamType):
-    name = "span"
+def _span(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """Read a length of time such as ``90m``."""
+    if value is None:
+        return None
+    found = _SPAN.fullmatch(value)
+    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    if not 0 < seconds <= _MOST_S:
+        expected = "a length of time such as 30m, 2h or 3d, at most 366d"
+        raise click.BadParameter(f"got {value!r}, expected {expected}")
+    return seconds
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Read a length of time such as ``90m``."""
-        found = _SPAN.fullmatch(str(value))
-        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-        if not 0 < seconds <= _MOST_S:
-            self.fail(f"got {value!r}, expected a length of time such as 30m, 2h or 3d", param, ctx)
-        return seconds
 
-
-_for = click.option("--for", "for_s", type=_Span(), metavar="SPAN", help="Such as 30m, 2h or 3d.")
+def _for(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--for",
+        "for_s",
+        callback=_span,
+        required=required,
+        metavar="SPAN",
+        help="Such as 30m, 2h or 3d.",
+    )
 
 
 @click.group(invoke_without_command=True)
-@click.option("-a", "--all", "everybody", is_flag=True, help="Also those that left since yesterday.")
+@click.option(
+    "-a", "--all", "everybody", is_flag=True, help="Also those that left since yesterday."
+)
 @output.output_option()
 @click.pass_context
 @pass_session
 def workers(session: Session, ctx: click.Context, *, everybody: bool, form: str) -> None:
-    """List the workers: how they stand, who says so, what they run. Or drain one, or say it is away.
+    """List the workers: how they stand, who says so, what they run.
 
-    Without a command it lists. A worker that is DOWN has disappeared: the administrators are told.
+    With a command: drain one, announce its absence, or forget it. A worker that is DOWN has
+    disappeared, and the administrators are told.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -205,7 +216,7 @@ def _lines(
 
 @workers.command()
 @click.argument("name")
-@_for
+@_for(required=False)
 @pass_session
 def drain(session: Session, name: str, for_s: float | None) -> None:
     """Let a worker finish what it has and take nothing new; with --for it must be done by then.
@@ -234,7 +245,7 @@ def resume(session: Session, name: str) -> None:
 
 @workers.command()
 @click.argument("name", metavar="NAME|HOST")
-@click.option("--for", "for_s", type=_Span(), required=True, metavar="SPAN", help="Such as 2h.")
+@_for(required=True)
 @click.option("--reason", help="Why, for those who wonder.")
 @pass_session
 def maintenance(session: Session, name: str, for_s: float, reason: str | None) -> None:

@@ -38,6 +38,9 @@ _EVERY_S: Final = 1.5
 #: Seconds that a batch is this process's own, and between two renewals of that while it is sent.
 _HOLD_S: Final = 20.0
 _RENEW_S: Final = 5.0
+#: Seconds until a message that was refused is tried again, and how often it may be refused.
+_REFUSED_S: Final = 1800.0
+_REFUSALS: Final = 48
 #: Most notices that are looked at in one go.
 _MANY: Final = 2000
 #: Seconds between two warnings of one kind.
@@ -214,14 +217,18 @@ class Mailer:
             self._unrecorded = batch  # should the database be away now
             deliveries.sent(batch)
             self._unrecorded = None
-        elif isinstance(fault, NotifyRefusedError):
-            _log.error("%s: refused for good: %s", self._name, fault.message)
-            deliveries.refused(batch, fault.message)
-        else:
+        elif not isinstance(fault, NotifyRefusedError):
             self._warn(fault.message)
             pause_s = self._settings.retry_s * 2.0 ** min(batch.tries - 1, 30)
             pause_s = min(pause_s, self._settings.retry_max_s)
             deliveries.put_off(batch, fault.message, pause_s=pause_s)
+        elif batch.tries < _REFUSALS:
+            # a server that is set up wrongly refuses what it takes once that is mended
+            self._warn(fault.message)
+            deliveries.put_off(batch, fault.message, pause_s=_REFUSED_S)
+        else:
+            _log.error("%s: refused for good: %s", self._name, fault.message)
+            deliveries.refused(batch, fault.message)
 
     def _warn(self, message: str) -> None:
         if time.monotonic() - self._warned >= _QUIET_S:
