@@ -17,12 +17,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from wlm_tasks.cluster.tags import Role
-from wlm_tasks.config import SerfSettings
+from wlm_tasks.config import SerfSettings, Settings
 from wlm_tasks.errors import ServiceError
 
 CONFIG: Final = "agent.json"
@@ -54,7 +54,7 @@ class Launch:
     node: str
     port: int
     rpc_port: int
-    rpc_key: str
+    rpc_key: str = field(repr=False)
 
 
 def node_name(name: str, incarnation: str) -> str:
@@ -65,6 +65,11 @@ def node_name(name: str, incarnation: str) -> str:
     """
     tail = f".{incarnation.replace('_', '-')}"
     return re.sub(r"[^A-Za-z0-9.-]", "-", name)[: _NAME_LIMIT - len(tail)] + tail
+
+
+def agents_directory(settings: Settings) -> Path:
+    """Return where the agents of this host have their directories."""
+    return settings.data_dir / "serf"
 
 
 def find_binary(settings: SerfSettings) -> str:
@@ -217,6 +222,23 @@ def _locked(directory: Path, *, wait: bool = False) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def running_agents(base: Path) -> list[Launch]:
+    """Return the agents below a directory whose processes live, as they were started."""
+    found = []
+    for config in sorted(base.glob(f"*/{CONFIG}")):
+        try:
+            os.close(_locked(config.parent))
+        except BlockingIOError:
+            read = json.loads(config.read_text(encoding="utf-8"))
+            port, rpc_port = (int(read[key].rpartition(":")[2]) for key in ("bind", "rpc_addr"))
+            found.append(
+                Launch(
+                    node=read["node_name"], port=port, rpc_port=rpc_port, rpc_key=read["rpc_auth"]
+                )
+            )
+    return found
 
 
 def new_rpc_key() -> str:

@@ -79,6 +79,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     found, usable = _database(settings)
     yield found
     yield from _broker(settings)
+    from wlm_tasks.control.doctor_serf import examine_serf  # noqa: PLC0415 - it tells findings, too
+
+    yield from examine_serf(settings)
     runtime = Runtime(settings)
     try:
         for name in sorted(settings.sites):
