@@ -64,6 +64,7 @@ class RpcClient(Gossip):
         )
         self._no_more = msgpack.OutOfData
         self._seq = 0
+        self._joining = False
         self._stream: int | None = None
         self._header: Mapping[Any, Any] | None = None  # of a record whose body is still to come
         self._events: deque[MemberEvent] = deque()
@@ -145,6 +146,7 @@ class RpcClient(Gossip):
     ) -> Mapping[Any, Any]:
         """Send a command and return the body of its answer, empty if it has none."""
         self._seq += 1
+        self._joining = command == "join"
         header = {"Seq": self._seq, "Command": command}
         data = self._pack(header) + (b"" if body is None else self._pack(body))
         deadline = time.monotonic() + self._reply_s
@@ -165,8 +167,7 @@ class RpcClient(Gossip):
         if error:
             if str(error).lower() == _REFUSED_KEY:
                 self._fail("wrong RPC key")
-            # the agent lives; whether the body of the refused answer follows is not told
-            if isinstance(body, _Missing):
+            if isinstance(body, _Missing):  # it may follow or not, so nothing can after it
                 self.close()
             raise ServiceError(f"{self._where}: {command}: {_words(error)}")
         return body if isinstance(body, Mapping) else {}
@@ -197,7 +198,8 @@ class RpcClient(Gossip):
             self._stream is not None and seq == self._stream
         )
         body: object = None
-        if has_body and self._header.get("Error"):
+        # a join that failed tells how many answered all the same
+        if has_body and self._header.get("Error") and not self._joining:
             body = _Missing()
         elif has_body and (body := self._object(deadline)) is None:
             return None

@@ -109,7 +109,7 @@ def test_a_planned_stop_is_a_leave_and_leaves_no_keys(serf: PrivateSerf) -> None
     wait_for(lambda: members_of(seed)[worker.node].status is MemberStatus.LEFT, 10.0, "left")
     assert not alive(pid)
     assert not worker.alive()
-    assert not (serf.directory / "agents" / worker.node / "agent.json").exists()
+    assert not (serf.base / worker.node / "agent.json").exists()
 
 
 def test_a_killed_agent_is_there_again_under_its_name(serf: PrivateSerf) -> None:
@@ -183,7 +183,7 @@ def test_an_agent_ends_with_its_process_not_with_the_thread_that_asked(
 
 def test_keys_are_in_one_private_file_only(serf: PrivateSerf) -> None:
     worker = serf.started()
-    directory = serf.directory / "agents" / worker.node
+    directory = serf.base / worker.node
     config = json.loads((directory / "agent.json").read_text())
     secrets = {serf.key_file.read_text(), config["rpc_auth"]}
     assert config["encrypt_key"] in secrets
@@ -200,7 +200,7 @@ def test_the_next_life_takes_over_what_the_last_one_knew(serf: PrivateSerf) -> N
     seed = serf.started("seed@host", role=Role.SEED)
     worker = serf.started("w@host", "1")
     wait_until_joined(seed, 2)
-    directory = serf.directory / "agents" / worker.node
+    directory = serf.base / worker.node
     worker.leave()
     assert seed.node in (directory / "snapshot").read_text()
     again = serf.started("w@host", "2", settings=serf.settings(join=()))
@@ -213,7 +213,7 @@ def test_events_reach_the_spool_by_the_handler_of_control_alone(serf: PrivateSer
     seed = serf.started("control@host", role=Role.CONTROL, settings=serf.settings(**handler))
     worker = serf.started(settings=serf.settings(**handler))
     wait_until_joined(seed, 2)
-    spool = serf.directory / "agents" / SPOOL
+    spool = serf.base / SPOOL
     wait_for(lambda: spool.exists() and worker.node in spool.read_text(), 10.0, "the events")
     batch = SpoolBatch.take(spool)
     assert sorted(one.node for one in batch.records) == sorted([seed.node, worker.node])
@@ -282,9 +282,9 @@ def test_all_ports_taken(serf: PrivateSerf) -> None:
 
 def test_rpc_port_closed_and_wrong_rpc_key(serf: PrivateSerf) -> None:
     worker = serf.started()
-    port = json.loads((serf.directory / "agents" / worker.node / "agent.json").read_text())[
-        "rpc_addr"
-    ].rpartition(":")[2]
+    port = json.loads((serf.base / worker.node / "agent.json").read_text())["rpc_addr"].rpartition(
+        ":"
+    )[2]
     with pytest.raises(ServiceError, match="wrong RPC key") as refused:
         RpcClient(int(port), "hunter2")
     assert "hunter2" not in str(refused.value)
