@@ -60,5 +60,5 @@ def _attributes(settings: SerfSettings) -> WorkerAttributes:
         role=Role.SEED,
         name=f"seed@{socket.gethostname()}",
         incarnation=secrets.token_hex(4),
-        zone=settings.zone,
+        zone=settings.zone or "",
     )
