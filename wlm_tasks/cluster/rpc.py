@@ -25,7 +25,6 @@ from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.checks import one_line, show
 
 _CONNECT_S: Final = 2.0
-#: setting tags takes as long as the news needs to get away, which the agent waits 5 s for
 _REPLY_S: Final = 10.0
 _READ_SIZE: Final = 65_536
 #: the longest answer; 10,000 members take some 7 MB

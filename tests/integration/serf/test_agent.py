@@ -230,6 +230,20 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wlm_tasks.cluster.neighbours._ALONE_S", 0.2)
 
 
+def test_an_agent_that_hangs_is_ended_and_started_again(
+    serf: PrivateSerf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.cluster.neighbours._LOOK_S", 0.1)
+    monkeypatch.setattr("wlm_tasks.cluster.neighbours._ALONE_S", 0.1)
+    monkeypatch.setattr("wlm_tasks.cluster.agent._HANGS_S", 0.5)
+    worker = serf.started()
+    pid = worker.pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: worker.alive() and worker.pid != pid, 15.0, "a new agent")
+    assert not alive(pid)
+
+
 def test_no_program(serf: PrivateSerf) -> None:
     worker = serf.agent(settings=serf.settings(binary="/no/serf"))
     assert not worker.start(10.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -159,7 +160,8 @@ def test_a_wrong_encryption_key_and_a_wrong_rpc_key(serf: PrivateSerf) -> None:
 
 def test_an_agent_that_is_down_for_the_moment(serf: PrivateSerf) -> None:
     worker = serf.started()
-    worker.stop()  # its process, this one, lives and has the lock
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGKILL)  # it is back after a second or two
     (line,) = serf_lines(settings_of(serf))
     assert (line.name, line.level) == (f"serf {worker.node}", Level.FAIL)
     assert "port closed" in line.text
