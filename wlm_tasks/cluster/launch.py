@@ -6,6 +6,7 @@ Keys stand in a file that only its owner can read, never among arguments, variab
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -83,7 +84,10 @@ def find_binary(settings: SerfSettings) -> str:
 
 
 def free_ports(settings: SerfSettings, wanted: int | None = None) -> Iterator[int]:
-    """Return the free ports agents may take, `wanted` first; another process may be faster."""
+    """Return the free ports agents may take, `wanted` first; another process may be faster.
+
+    Raises `ServiceError` if the address is not this host's.
+    """
     ports = range(settings.port, settings.port + settings.ports)
     for port in (*([wanted] if wanted in ports else []), *ports):
         if _is_free(settings.bind, port):
@@ -108,7 +112,9 @@ def _is_free(address: str, port: int) -> bool:
             tcp.bind((address, port))
             tcp.listen()
             udp.bind((address, port))
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ServiceError(f"Serf: serf.bind {address} is no address of this host") from None
         return False
     return True
 
@@ -273,7 +279,8 @@ def agent_config(
     if settings.encrypt_key is not None:
         config["encrypt_key"] = settings.encrypt_key.reveal()
     if settings.advertise is not None:
-        config["advertise"] = settings.advertise
+        # without a port it would be the usual one, not the one that was free
+        config["advertise"] = _joined(settings.advertise, launch.port)
     # a worker's would tell the same once more, at the cost of a process for each event
     if settings.handler is not None and tags.get("role") != Role.WORKER:
         config["event_handlers"] = [f"{_HANDLED}={shlex.quote(settings.handler)}"]

@@ -285,6 +285,27 @@ def test_a_seed_that_is_away_is_told_until_it_answers(serf: PrivateSerf, impatie
     wait_for(lambda: worker.trouble is None, 15.0, "peace")
 
 
+def test_an_address_of_another_host(serf: PrivateSerf) -> None:
+    worker = serf.agent(settings=serf.settings(bind="203.0.113.9"))
+    assert not worker.start(10.0)
+    assert worker.trouble == "Serf: serf.bind 203.0.113.9 is no address of this host"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.9", "fd00::9"])
+def test_where_others_reach_it_is_told_with_its_port(
+    serf: PrivateSerf, impatient: None, address: str
+) -> None:
+    port = serf.port()
+    worker = serf.started(settings=serf.settings(port=port, advertise=address, join=()))
+    own = members_of(worker)[worker.node]
+    assert (own.address, own.port) == (address, port)
+    if ":" in address:  # which nobody can reach where it listens
+        trouble = wait_for(lambda: worker.trouble, 10.0, "trouble")
+        assert (
+            trouble == f"Serf: listens on 127.0.0.1 but tells others {address}; set serf.advertise"
+        )
+
+
 def test_all_ports_taken(serf: PrivateSerf) -> None:
     first = serf.started("w1@host")
     port = members_of(first)[first.node].port
