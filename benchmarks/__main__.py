@@ -8,7 +8,7 @@ from typing import Final
 
 import rich
 
-from benchmarks import chains, idle, intake, latency, listing, staging, submit, web
+from benchmarks import chains, idle, intake, latency, listing, serf, staging, submit, web
 
 NAMES: Final[dict[str, ModuleType]] = {
     "chains": chains,
@@ -19,6 +19,7 @@ NAMES: Final[dict[str, ModuleType]] = {
     "submit": submit,
     "staging": staging,
     "web": web,
+    "serf": serf,
 }
 
 

@@ -30,6 +30,8 @@ done
 for role in control worker orchestrator flower; do
     keep "$role-broker-url" "amqp://wlm-$role:$(cat "wlm-$role")@$broker:5672/wlm"
 done
+# 32 bytes that all Serf agents share
+keep serf-key "$(head -c 32 /dev/urandom | base64)"
 keep database-url "postgresql+psycopg://wlm:$(cat wlm-database)@$database:5432/wlm"
 # Flower asks the broker's management interface as its own user; people log in to Flower.
 keep flower-broker-api "http://wlm-flower:$(cat wlm-flower)@$broker:15672/api/"

@@ -30,6 +30,7 @@ class PrivateSerf:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.base = directory / "agents"  #: where the agents' own directories are
         self.key_file = directory / "key"
         self.agents: list[SerfAgent] = []
         self._ports: list[int] = []
@@ -58,10 +59,11 @@ class PrivateSerf:
         """Where agents join."""
         return f"127.0.0.1:{self._ports[0]}"
 
-    def settings(self, *, key_file: Path | None = None, **changes: Any) -> SerfSettings:
-        """Settings of one more agent; the first one joins nobody."""
+    def settings(self, **changes: Any) -> SerfSettings:
+        """Settings of one more agent; the first one joins nobody. `key_file`: another key."""
+        key_file = changes.pop("key_file", self.key_file)
         port = changes.pop("port", None) or self.port()
-        key = Secret(f"file:{key_file or self.key_file}", check=encryption_key)
+        key = Secret(f"file:{key_file}", check=encryption_key)
         usual: dict[str, Any] = {
             "enabled": True,
             "bind": "127.0.0.1",
@@ -83,7 +85,7 @@ class PrivateSerf:
     ) -> SerfAgent:
         """An agent that has yet to be started."""
         told = WorkerAttributes(role=role, name=name, incarnation=incarnation, **attributes)
-        agent = SerfAgent(settings or self.settings(), self.directory / "agents", told)
+        agent = SerfAgent(settings or self.settings(), self.base, told)
         self.agents.append(agent)
         return agent
 

@@ -37,6 +37,9 @@ _READY_S: Final = 15.0  #: for an agent to answer after its start
 _READY_EVERY_S: Final = 0.05
 _TICK_S: Final = 1.0  #: between looks whether the agent lives
 _LEAVE_S: Final = 5.0  #: for an agent to leave; it takes some 1.5 s
+#: setting tags takes as long as the news needs to get away, which the agent waits 5 s for
+_REPLY_S: Final = 10.0
+_HANGS_S: Final = 10.0  #: an agent that answers nothing for so long hangs
 _BACK_OFF_S: Final = 0.5
 _BACK_OFF_MAX_S: Final = 60.0
 _PORT_TAKEN: Final = "address already in use"
@@ -85,7 +88,8 @@ class SerfAgent:
     @property
     def pid(self) -> int | None:
         """The agent's process id; None while there is none."""
-        return self._process.pid if self._process and self._process.poll() is None else None
+        process = self._process  # another thread may take it away
+        return process.pid if process is not None and process.poll() is None else None
 
     def start(self, wait_s: float = 0.0) -> bool:
         """Have it started, and again whenever it ends; never raises.
@@ -100,12 +104,15 @@ class SerfAgent:
         """Whether the agent runs and answers."""
         return self._ready and self.pid is not None
 
-    def connect(self) -> Gossip:
-        """Return a connection with the agent; raises `ServiceError`."""
+    def connect(self, reply_s: float = _REPLY_S) -> Gossip:
+        """Return a connection with the agent, which gets so long for each answer.
+
+        Raises `ServiceError`.
+        """
         launch = self._launch
         if launch is None or not self.alive():
             raise ServiceError(self._trouble or "Serf: the agent does not run yet")
-        return RpcClient(launch.rpc_port, launch.rpc_key)
+        return RpcClient(launch.rpc_port, launch.rpc_key, reply_s=reply_s)
 
     def set_tags(self, attributes: WorkerAttributes) -> None:
         """Have new attributes told soon; returns at once, the last ones count."""
@@ -146,6 +153,8 @@ class SerfAgent:
                 back_off_s = _BACK_OFF_S
             self._pause(back_off_s)
             back_off_s = min(2 * back_off_s, _BACK_OFF_MAX_S)
+        if self._directory is not None:
+            self._directory.release()
 
     def _found(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self._trouble:
@@ -175,7 +184,7 @@ class SerfAgent:
             self._wake.wait(_TICK_S)
             self._wake.clear()
         if self._leaving:
-            self._leave(self._directory)
+            self._leave()
 
     def _start_on_free_port(self, directory: AgentDirectory, binary: str) -> None:
         """Start it where others of this host leave room; raises `ServiceError`."""
@@ -227,7 +236,8 @@ class SerfAgent:
             self._tell()
         if self._neighbours.due():
             directory.bound_log()
-            with self.connect() as gossip:
+            # raises for an agent that hangs, which then is ended
+            with self.connect(_HANGS_S) as gossip:
                 self._found(self._neighbours.look(gossip, self.node))
 
     def _tell(self) -> None:
@@ -240,7 +250,7 @@ class SerfAgent:
         except ServiceError as error:
             _log.info("%s", error.message)
 
-    def _leave(self, directory: AgentDirectory) -> None:
+    def _leave(self) -> None:
         if self._wanted != self._told:
             self._tell()
         process = self._process
@@ -252,9 +262,6 @@ class SerfAgent:
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LEAVE_S)
-        self._kill()
-        directory.release()
-        self._directory = None
 
     def _kill(self) -> None:
         self._ready = False

@@ -6,6 +6,7 @@ Keys stand in a file that only its owner can read, never among arguments, variab
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,12 +18,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from wlm_tasks.cluster.tags import Role
-from wlm_tasks.config import SerfSettings
+from wlm_tasks.config import SerfSettings, Settings
 from wlm_tasks.errors import ServiceError
 
 CONFIG: Final = "agent.json"
@@ -54,7 +55,7 @@ class Launch:
     node: str
     port: int
     rpc_port: int
-    rpc_key: str
+    rpc_key: str = field(repr=False)
 
 
 def node_name(name: str, incarnation: str) -> str:
@@ -65,6 +66,11 @@ def node_name(name: str, incarnation: str) -> str:
     """
     tail = f".{incarnation.replace('_', '-')}"
     return re.sub(r"[^A-Za-z0-9.-]", "-", name)[: _NAME_LIMIT - len(tail)] + tail
+
+
+def agents_directory(settings: Settings) -> Path:
+    """Return where the agents of this host have their directories."""
+    return settings.data_dir / "serf"
 
 
 def find_binary(settings: SerfSettings) -> str:
@@ -78,7 +84,10 @@ def find_binary(settings: SerfSettings) -> str:
 
 
 def free_ports(settings: SerfSettings, wanted: int | None = None) -> Iterator[int]:
-    """Return the free ports agents may take, `wanted` first; another process may be faster."""
+    """Return the free ports agents may take, `wanted` first; another process may be faster.
+
+    Raises `ServiceError` if the address is not this host's.
+    """
     ports = range(settings.port, settings.port + settings.ports)
     for port in (*([wanted] if wanted in ports else []), *ports):
         if _is_free(settings.bind, port):
@@ -103,7 +112,9 @@ def _is_free(address: str, port: int) -> bool:
             tcp.bind((address, port))
             tcp.listen()
             udp.bind((address, port))
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ServiceError(f"Serf: serf.bind {address} is no address of this host") from None
         return False
     return True
 
@@ -219,6 +230,23 @@ def _locked(directory: Path, *, wait: bool = False) -> int:
     return fd
 
 
+def running_agents(base: Path) -> list[Launch]:
+    """Return the agents below a directory whose processes live, as they were started."""
+    found = []
+    for config in sorted(base.glob(f"*/{CONFIG}")):
+        try:
+            os.close(_locked(config.parent))
+        except BlockingIOError:
+            read = json.loads(config.read_text(encoding="utf-8"))
+            port, rpc_port = (int(read[key].rpartition(":")[2]) for key in ("bind", "rpc_addr"))
+            found.append(
+                Launch(
+                    node=read["node_name"], port=port, rpc_port=rpc_port, rpc_key=read["rpc_auth"]
+                )
+            )
+    return found
+
+
 def new_rpc_key() -> str:
     """Return a key for one start of an agent."""
     return secrets.token_hex(16)
@@ -251,7 +279,8 @@ def agent_config(
     if settings.encrypt_key is not None:
         config["encrypt_key"] = settings.encrypt_key.reveal()
     if settings.advertise is not None:
-        config["advertise"] = settings.advertise
+        # without a port it would be the usual one, not the one that was free
+        config["advertise"] = _joined(settings.advertise, launch.port)
     # a worker's would tell the same once more, at the cost of a process for each event
     if settings.handler is not None and tags.get("role") != Role.WORKER:
         config["event_handlers"] = [f"{_HANDLED}={shlex.quote(settings.handler)}"]

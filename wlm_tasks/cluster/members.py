@@ -49,7 +49,10 @@ class WorkerSeen:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What our agent knows, as far as we do."""
+    """What our agent knows, as far as we do.
+
+    For some seconds after `since` it may list few: an agent that was started again has to join.
+    """
 
     connected: bool = False  #: whether our agent answers; if not, the rest is as it was then
     since: float  #: since when it is connected, or is not; by this process's monotonic clock

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from wlm_tasks.cluster.gossip import Gossip, MemberStatus
+from wlm_tasks.cluster.gossip import Gossip, Member, MemberStatus
 from wlm_tasks.config import SerfSettings
 from wlm_tasks.errors import ServiceError
 
@@ -32,6 +32,8 @@ class Neighbours:
 
     def __init__(self, settings: SerfSettings) -> None:
         self._seeds = settings.join
+        self._bind = settings.bind
+        self._misled: str | None = None
         self._next_look = 0.0
         self._next_search = 0.0
 
@@ -48,16 +50,17 @@ class Neighbours:
         now = time.monotonic()
         alone = alive_count(gossip.stats()) <= 1
         trouble = None
-        if self._seeds and (alone or now >= self._next_search):
-            trouble = self._search(gossip, node)
+        if now >= self._next_search or (alone and self._seeds):
+            members = gossip.members()
+            own = {(m.address, m.port) for m in members if m.name == node}
+            self._misled = misled(self._bind, own)
+            trouble = self._search(gossip, members, own)
             self._next_search = time.monotonic() + _SEEDS_S
         self._next_look = time.monotonic() + (_ALONE_S if trouble and alone else _LOOK_S)
-        return trouble if alone else None
+        return self._misled or (trouble if alone else None)
 
-    def _search(self, gossip: Gossip, node: str) -> str | None:
+    def _search(self, gossip: Gossip, members: list[Member], own: set[Address]) -> str | None:
         """Join the seeds unless one is a neighbour already; return why that fails."""
-        members = gossip.members()
-        own = {(m.address, m.port) for m in members if m.name == node}
         known = {(m.address, m.port) for m in members if m.status is MemberStatus.ALIVE} - own
         others = [seed for seed in self._seeds if not addresses_of(seed) & own]
         if not others or any(addresses_of(seed) & known for seed in others):
@@ -67,6 +70,18 @@ class Neighbours:
         except ServiceError as error:
             return explain(others, error.message)
         return None
+
+
+def misled(bind: str, own: set[Address]) -> str | None:
+    """Return what is wrong with where an agent tells others to reach it.
+
+    One that listens on all addresses tells a private one; where only IPv6 has any, it tells that
+    even if it listens on IPv4.
+    """
+    wrong = [address for address, _ in own if ":" in address and ":" not in bind]
+    if not wrong:
+        return None
+    return f"Serf: listens on {bind} but tells others {wrong[0]}; set serf.advertise"
 
 
 def alive_count(stats: dict[str, dict[str, str]]) -> int:
@@ -93,4 +108,6 @@ def explain(seeds: Iterable[str], words: str) -> str:
     names = ", ".join(seeds)
     if _WRONG_KEY in words.lower():
         return f"Serf: serf.encrypt_key is not the key of the agents at {names}"
-    return f"Serf: no seed answers ({names}): {words}"
+    # after what our client and Serf's list of errors put in front
+    said = words.rpartition(": join: ")[2].removeprefix("1 error occurred: * ")
+    return f"Serf: no seed answers ({names}): {said}"

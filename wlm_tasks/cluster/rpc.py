@@ -25,7 +25,6 @@ from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.checks import one_line, show
 
 _CONNECT_S: Final = 2.0
-#: setting tags takes as long as the news needs to get away, which the agent waits 5 s for
 _REPLY_S: Final = 10.0
 _READ_SIZE: Final = 65_536
 #: the longest answer; 10,000 members take some 7 MB
@@ -64,6 +63,7 @@ class RpcClient(Gossip):
         )
         self._no_more = msgpack.OutOfData
         self._seq = 0
+        self._joining = False
         self._stream: int | None = None
         self._header: Mapping[Any, Any] | None = None  # of a record whose body is still to come
         self._events: deque[MemberEvent] = deque()
@@ -145,6 +145,7 @@ class RpcClient(Gossip):
     ) -> Mapping[Any, Any]:
         """Send a command and return the body of its answer, empty if it has none."""
         self._seq += 1
+        self._joining = command == "join"
         header = {"Seq": self._seq, "Command": command}
         data = self._pack(header) + (b"" if body is None else self._pack(body))
         deadline = time.monotonic() + self._reply_s
@@ -165,8 +166,7 @@ class RpcClient(Gossip):
         if error:
             if str(error).lower() == _REFUSED_KEY:
                 self._fail("wrong RPC key")
-            # the agent lives; whether the body of the refused answer follows is not told
-            if isinstance(body, _Missing):
+            if isinstance(body, _Missing):  # it may follow or not, so nothing can after it
                 self.close()
             raise ServiceError(f"{self._where}: {command}: {_words(error)}")
         return body if isinstance(body, Mapping) else {}
@@ -197,7 +197,8 @@ class RpcClient(Gossip):
             self._stream is not None and seq == self._stream
         )
         body: object = None
-        if has_body and self._header.get("Error"):
+        # a join that failed tells how many answered all the same
+        if has_body and self._header.get("Error") and not self._joining:
             body = _Missing()
         elif has_body and (body := self._object(deadline)) is None:
             return None

@@ -162,7 +162,7 @@ def load_bucket(load_per_cpu: float, previous: int | None = None) -> int:
     place = max(0.0, load_per_cpu * _LOADS_PER_BUCKET)
     if previous is not None and previous - _HYSTERESIS <= place < previous + 1 + _HYSTERESIS:
         return previous
-    return min(LOAD_BUCKETS - 1, int(place))
+    return int(min(place, LOAD_BUCKETS - 1))
 
 
 def _check_text(field: str, value: object, limit: int, *, empty: bool = True) -> None:

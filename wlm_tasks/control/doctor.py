@@ -20,6 +20,7 @@ from wlm_tasks import plugins
 from wlm_tasks.celery import WlmCelery, make_app
 from wlm_tasks.config import Settings
 from wlm_tasks.control import broker
+from wlm_tasks.control.doctor_serf import examine_serf
 from wlm_tasks.control.findings import Finding, Level, fail, ok, warn
 from wlm_tasks.control.queues import DEAD_QUEUE
 from wlm_tasks.errors import WlmError
@@ -47,6 +48,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield found
     yield from _broker(settings)
     yield from _alerts(settings)
+    yield from examine_serf(settings)
     runtime = Runtime(settings)
     try:
         for name in sorted(settings.sites):

@@ -10,12 +10,12 @@ import logging
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any, Final
 
 from wlm_tasks import __version__
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.cluster.agent import SerfAgent
+from wlm_tasks.cluster.launch import agents_directory
 from wlm_tasks.cluster.members import Membership
 from wlm_tasks.cluster.tags import Role, WorkerAttributes
 from wlm_tasks.control.fleet import Fleet
@@ -199,5 +199,5 @@ def _serf(app: WlmCelery, holder: str) -> tuple[SerfAgent | None, Membership | N
         incarnation=holder.rpartition(":")[2],
         version=__version__,
     )
-    agent = SerfAgent(settings, Path(app.settings.data_dir) / "serf", attributes)
+    agent = SerfAgent(settings, agents_directory(app.settings), attributes)
     return agent, Membership(agent.connect)

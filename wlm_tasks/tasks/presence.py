@@ -23,6 +23,7 @@ from kombu.exceptions import OperationalError
 from wlm_tasks import __version__
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.cluster.agent import SerfAgent
+from wlm_tasks.cluster.launch import agents_directory
 from wlm_tasks.cluster.tags import Role, WorkerAttributes, load_bucket
 from wlm_tasks.cluster.tags import WorkerState as TaggedState
 from wlm_tasks.errors import WlmError
@@ -191,7 +192,7 @@ def _agent(app: WlmCelery, worker: Registration) -> SerfAgent | None:
     """The worker's own agent of Serf, if that is in use."""
     if not app.settings.serf.enabled:
         return None
-    directory = app.settings.data_dir / "serf"
+    directory = agents_directory(app.settings)
     return SerfAgent(app.settings.serf, directory, _gossiped(worker, load=0, drains=False))
 
 

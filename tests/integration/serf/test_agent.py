@@ -109,7 +109,7 @@ def test_a_planned_stop_is_a_leave_and_leaves_no_keys(serf: PrivateSerf) -> None
     wait_for(lambda: members_of(seed)[worker.node].status is MemberStatus.LEFT, 10.0, "left")
     assert not alive(pid)
     assert not worker.alive()
-    assert not (serf.directory / "agents" / worker.node / "agent.json").exists()
+    assert not (serf.base / worker.node / "agent.json").exists()
 
 
 def test_a_killed_agent_is_there_again_under_its_name(serf: PrivateSerf) -> None:
@@ -183,7 +183,7 @@ def test_an_agent_ends_with_its_process_not_with_the_thread_that_asked(
 
 def test_keys_are_in_one_private_file_only(serf: PrivateSerf) -> None:
     worker = serf.started()
-    directory = serf.directory / "agents" / worker.node
+    directory = serf.base / worker.node
     config = json.loads((directory / "agent.json").read_text())
     secrets = {serf.key_file.read_text(), config["rpc_auth"]}
     assert config["encrypt_key"] in secrets
@@ -200,7 +200,7 @@ def test_the_next_life_takes_over_what_the_last_one_knew(serf: PrivateSerf) -> N
     seed = serf.started("seed@host", role=Role.SEED)
     worker = serf.started("w@host", "1")
     wait_until_joined(seed, 2)
-    directory = serf.directory / "agents" / worker.node
+    directory = serf.base / worker.node
     worker.leave()
     assert seed.node in (directory / "snapshot").read_text()
     again = serf.started("w@host", "2", settings=serf.settings(join=()))
@@ -213,7 +213,7 @@ def test_events_reach_the_spool_by_the_handler_of_control_alone(serf: PrivateSer
     seed = serf.started("control@host", role=Role.CONTROL, settings=serf.settings(handler=handler))
     worker = serf.started(settings=serf.settings(handler=handler))
     wait_until_joined(seed, 2)
-    spool = serf.directory / "agents" / SPOOL
+    spool = serf.base / SPOOL
     wait_for(lambda: spool.exists() and worker.node in spool.read_text(), 10.0, "the events")
     batch = SpoolBatch.take(spool)
     assert sorted(one.node for one in batch.records) == sorted([seed.node, worker.node])
@@ -228,6 +228,20 @@ def test_events_reach_the_spool_by_the_handler_of_control_alone(serf: PrivateSer
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that is alone is looked at more often."""
     monkeypatch.setattr("wlm_tasks.cluster.neighbours._ALONE_S", 0.2)
+
+
+def test_an_agent_that_hangs_is_ended_and_started_again(
+    serf: PrivateSerf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.cluster.neighbours._LOOK_S", 0.1)
+    monkeypatch.setattr("wlm_tasks.cluster.neighbours._ALONE_S", 0.1)
+    monkeypatch.setattr("wlm_tasks.cluster.agent._HANGS_S", 0.5)
+    worker = serf.started()
+    pid = worker.pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: worker.alive() and worker.pid != pid, 15.0, "a new agent")
+    assert not alive(pid)
 
 
 def test_no_program(serf: PrivateSerf) -> None:
@@ -271,6 +285,27 @@ def test_a_seed_that_is_away_is_told_until_it_answers(serf: PrivateSerf, impatie
     wait_for(lambda: worker.trouble is None, 15.0, "peace")
 
 
+def test_an_address_of_another_host(serf: PrivateSerf) -> None:
+    worker = serf.agent(settings=serf.settings(bind="203.0.113.9"))
+    assert not worker.start(10.0)
+    assert worker.trouble == "Serf: serf.bind 203.0.113.9 is no address of this host"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.9", "fd00::9"])
+def test_where_others_reach_it_is_told_with_its_port(
+    serf: PrivateSerf, impatient: None, address: str
+) -> None:
+    port = serf.port()
+    worker = serf.started(settings=serf.settings(port=port, advertise=address, join=()))
+    own = members_of(worker)[worker.node]
+    assert (own.address, own.port) == (address, port)
+    if ":" in address:  # which nobody can reach where it listens
+        trouble = wait_for(lambda: worker.trouble, 10.0, "trouble")
+        assert (
+            trouble == f"Serf: listens on 127.0.0.1 but tells others {address}; set serf.advertise"
+        )
+
+
 def test_all_ports_taken(serf: PrivateSerf) -> None:
     first = serf.started("w1@host")
     port = members_of(first)[first.node].port
@@ -282,9 +317,9 @@ def test_all_ports_taken(serf: PrivateSerf) -> None:
 
 def test_rpc_port_closed_and_wrong_rpc_key(serf: PrivateSerf) -> None:
     worker = serf.started()
-    port = json.loads((serf.directory / "agents" / worker.node / "agent.json").read_text())[
-        "rpc_addr"
-    ].rpartition(":")[2]
+    port = json.loads((serf.base / worker.node / "agent.json").read_text())["rpc_addr"].rpartition(
+        ":"
+    )[2]
     with pytest.raises(ServiceError, match="wrong RPC key") as refused:
         RpcClient(int(port), "hunter2")
     assert "hunter2" not in str(refused.value)

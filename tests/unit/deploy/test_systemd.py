@@ -15,7 +15,12 @@ from wlm_tasks.config import load
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 UNITS = DEPLOY / "systemd"
-SERVICES = ("wlm-worker@.service", "wlm-control.service", "wlm-flower.service")
+SERVICES = (
+    "wlm-worker@.service",
+    "wlm-control.service",
+    "wlm-flower.service",
+    "wlm-agent.service",
+)
 BIN = "/srv/wlm/venv/bin"
 
 
@@ -57,7 +62,7 @@ def _verify(*units: Path) -> str:
 
 def test_systemd_accepts_every_unit(installed: Path) -> None:
     units = sorted([*installed.glob("*.service"), *installed.glob("*.target")])
-    assert len(units) == 4
+    assert len(units) == 5
     assert _verify(*units) == ""
 
 
@@ -69,7 +74,7 @@ def test_the_verification_would_find_a_misspelt_setting(installed: Path) -> None
 
 @pytest.mark.parametrize(
     ("unit", "exposure"),
-    [("wlm-worker@jobsub", 4.5), ("wlm-control", 2.0), ("wlm-flower", 2.0)],
+    [("wlm-worker@jobsub", 4.5), ("wlm-control", 2.0), ("wlm-flower", 2.0), ("wlm-agent", 2.0)],
 )
 def test_exposure_stays_low(installed: Path, unit: str, exposure: float) -> None:
     argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"{unit}.service"]
@@ -133,7 +138,10 @@ def test_our_settings_accept_what_a_unit_puts_into_the_environment(
     environ = {"HOME": str(tmp_path), **_environment(name)}
     environ["WLM_CONFIG"] = str(tmp_path / "wlm.toml")
     settings = load(environ={key: value.replace("%d", "/run/c") for key, value in environ.items()})
-    assert str(settings.broker_url) == "file:/run/c/broker-url"
+    if name == "wlm-agent.service":
+        assert str(settings.serf.encrypt_key) == "file:/run/c/serf-key"
+    else:
+        assert str(settings.broker_url) == "file:/run/c/broker-url"
 
 
 def test_all_services_start_and_stop_with_the_target() -> None:
