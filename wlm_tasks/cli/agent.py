@@ -40,7 +40,7 @@ def agent(session: Session, *, keygen: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    running = SerfAgent(settings, agents_directory(session.settings), _attributes(settings))
+    running = SerfAgent(settings, agents_directory(session.settings), _attributes())
     running.start()
     stop.wait()
     running.leave()
