@@ -14,7 +14,7 @@ from typing import Final
 from wlm_tasks.errors import StorageMissingError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Entry, Tree, TreeTarget
 from wlm_tasks.storage.base import TransferControl, TransferResult
-from wlm_tasks.storage.transfer import Pace, move
+from wlm_tasks.storage.transfer import MoveOne, Pace, move
 
 #: largest file that is packed, in bytes: it is in memory as a whole for a moment
 SMALL: Final = 2 * 1024 * 1024
@@ -25,18 +25,29 @@ BUNCH_BYTES: Final = 32 * 1024 * 1024
 _ASKED: Final = 1000
 
 
-def move_tree(tree: Tree, target: TreeTarget, control: TransferControl) -> TransferResult:
-    """Bring the files of `tree` to `target`, or as many as `control` allows."""
+def move_tree(
+    tree: Tree, target: TreeTarget, control: TransferControl, one: MoveOne = move
+) -> TransferResult:
+    """Bring the files of `tree` to `target`, or as many as `control` allows.
+
+    `one` moves each that does not travel with others.
+    """
     entries = tree.entries()
     if not entries:
         raise StorageRefusedError(f"{tree.place}: has no file that is meant")
-    return _Move(tree, target, control, entries).run()
+    return _Move(tree, target, control, entries, one).run()
 
 
 class _Move:
     def __init__(
-        self, tree: Tree, target: TreeTarget, control: TransferControl, entries: list[Entry]
+        self,
+        tree: Tree,
+        target: TreeTarget,
+        control: TransferControl,
+        entries: list[Entry],
+        one: MoveOne,
     ) -> None:
+        self._move = one
         self._tree = tree
         self._target = target
         self._control = control
@@ -114,7 +125,7 @@ class _Move:
         ):
             # it may have grown since it was listed
             self._size += source.size - entry.size
-            result = move(source, target, control)
+            result = self._move(source, target, control)
         self._moved += result.moved
         self._done += result.done
         if result.sha256 is not None:

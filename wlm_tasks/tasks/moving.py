@@ -1,22 +1,32 @@
 """Moving files between where they are kept and an experiment's directory on its site.
 
-Bytes go straight from one end to the other, through this process and no file of this host.
+Bytes go straight from one end to the other: through this process and no file of this host, or
+without it where both ends are on one host, or on two of which one may log in to the other.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+from typing import Final
+
 from wlm_tasks.compute.base import SiteStore
-from wlm_tasks.config import Settings
+from wlm_tasks.config import Settings, SiteSettings
+from wlm_tasks.errors import NoDirectWayError
 from wlm_tasks.hosts.cache import SiteCache
-from wlm_tasks.model.ends import Directory
+from wlm_tasks.hosts.direct import Detours, Logins, ways
+from wlm_tasks.model.ends import Directory, Source, Target
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.paths import is_directory, split_tree
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
 from wlm_tasks.storage.localtrees import LocalDirectory
-from wlm_tasks.storage.transfer import move
+from wlm_tasks.storage.transfer import MoveOne, move
 from wlm_tasks.storage.trees import move_tree
 from wlm_tasks.tasks.caching import Cached
+
+_log = logging.getLogger(__name__)
+_DETOURS: Final = Detours()
 
 
 def _path(directory: str) -> str:
@@ -33,9 +43,14 @@ class Mover:
         files: SiteStore | None,
         workdir: str,
         cache: SiteCache | None = None,
+        site: SiteSettings | None = None,
     ) -> None:
-        """Without `files` the worker sees the directory itself."""
+        """Without `files` the worker sees the directory itself.
+
+        Without `site` no host logs in to another.
+        """
         self._settings = settings
+        self._site = site
         self._cache = cache
         self._files = files
         self._workdir = workdir
@@ -47,7 +62,8 @@ class Mover:
             return None
         if is_directory(transfer.dest):
             tree = storage.tree(*split_tree(transfer.src))
-            return move_tree(tree, self._directory().tree_target(_path(transfer.dest)), control)
+            target_tree = self._directory().tree_target(_path(transfer.dest))
+            return move_tree(tree, target_tree, control, self._bringing(transfer))
         cached = self._cached(storage, transfer)
         if cached is not None and (taken := cached.take(transfer)) is not None:
             return taken
@@ -57,7 +73,7 @@ class Mover:
                 if taken is not None:
                     return taken
             with self._directory().target(transfer.dest, source.mode) as target:
-                return move(source, target, control)
+                return self._bringing(transfer)(source, target, control)
 
     def _cached(self, storage: StorageBackend, transfer: Transfer) -> Cached | None:
         """Return how to bring a file by way of the cache, None if that makes no sense."""
@@ -66,22 +82,36 @@ class Mover:
         if not storage.near and transfer.sha256 is None and not storage.tells_digests:
             return None
         directory = self._place(self._cache.directory)
-        return Cached(self._cache, directory, self._workdir)
+        return Cached(self._cache, directory, self._workdir, self._bringing(transfer))
 
     def take(self, transfer: Transfer, control: TransferControl) -> TransferResult | None:
         """Move an output out of it."""
         storage = self._storage(transfer.dest)
         if storage.moves_nothing:
             return None
+        to, back = self._logins(transfer.dest)
+        one = partial(_move, Logins(source=to, target=back))
         if is_directory(transfer.dest):
             directory, pattern = split_tree(f"./{transfer.src}")
             tree = self._directory().tree(_path(directory), pattern)
-            return move_tree(tree, storage.tree_target(transfer.dest[:-1]), control)
+            return move_tree(tree, storage.tree_target(transfer.dest[:-1]), control, one)
         with (
             self._directory().source(transfer.src) as source,
             storage.target(transfer.dest, source.mode) as target,
         ):
-            return move(source, target, control)
+            return one(source, target, control)
+
+    def _bringing(self, transfer: Transfer) -> MoveOne:
+        """Return what moves a file of an input."""
+        to, back = self._logins(transfer.src)
+        return partial(_move, Logins(source=back, target=to))
+
+    def _logins(self, url: str) -> tuple[bool, bool]:
+        """Return whether the site logs in to the storage of a URL, and that one to the site."""
+        site, storage = self._site, self._settings.storage(url)
+        if site is None or storage is None:
+            return False, False
+        return storage.name in site.direct_to, site.name in storage.direct_to
 
     def _storage(self, url: str) -> StorageBackend:
         return storage_backend(url, self._settings.storage(url))
@@ -93,3 +123,24 @@ class Mover:
         if self._files is None:
             return LocalDirectory(directory)
         return self._files.directory(directory)
+
+
+def _move(
+    logins: Logins, source: Source, target: Target, control: TransferControl
+) -> TransferResult:
+    """Move a file without this process where there is a way, else through it."""
+    reason = None
+    for way in ways(source, target, logins):
+        if (known := _DETOURS.reason(way)) is not None:
+            reason = reason or known
+            continue
+        try:
+            return move(source, way, control)
+        except NoDirectWayError as error:
+            reason = error.message
+            _log.warning("no direct way, files go through workers for now: %s", reason)
+            _DETOURS.note(way, reason)
+            break
+    if reason is not None:
+        control.tell(f"through the worker: {reason}")
+    return move(source, target, control)
