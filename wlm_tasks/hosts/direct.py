@@ -60,6 +60,7 @@ exec tail -c "+$((offset + 1))" <&3
 #: SENDER MARK RECEIVER GREETING: the bash of both, one of them on another host, the line behind
 #: which the bytes of the sender begin, and what the receiver is to read before everything else
 _JOIN: Final = rf"""
+export LC_ALL=C
 sender=$1 mark=$2 receiver=$3 greeting=$4
 feed() {{  # lines of the worker, and pieces of the sender for the lines that ask for one
   local word value said= count code pid=

@@ -50,7 +50,7 @@ _LASTING: Final = re.compile(
 
 #: in front of a script; messages are English, whatever the user's locale is
 PREAMBLE: Final = r"""
-LC_ALL=C
+export LC_ALL=C
 umask 077
 need_inside() {  # WORKDIR SCRATCH: by where links lead
   local work root

@@ -139,14 +139,15 @@ class _Move:
             if control.should_stop():
                 return True
             begun = time.monotonic()
-            drawn = part.draw(prefix.done, min(pace.bounded(piece), size - prefix.done))
+            asked = min(pace.bounded(piece), size - prefix.done)
+            drawn = part.draw(prefix.done, asked)
             if not drawn:
                 break
             piece = _piece(drawn, time.monotonic() - begun)
             prefix.pass_over(drawn)
             self._moved += drawn
             control.progress(prefix.done, size)
-            pace.after(drawn)
+            pace.after(min(drawn, asked))  # what is more cost nothing
         return False
 
     def _check_source(self, prefix: Prefix) -> None:
