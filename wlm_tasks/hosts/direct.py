@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from wlm_tasks.errors import NoDirectWayError, StepError
+from wlm_tasks.hosts.address import Address
 from wlm_tasks.hosts.connections import CIPHERS
 from wlm_tasks.hosts.files import HostFiles, HostPart, HostSource, HostTarget, closed
-from wlm_tasks.hosts.scripts import UNREACHED
-from wlm_tasks.hosts.shell import Letter, compose
+from wlm_tasks.hosts.scripts import UNREACHED, failure
+from wlm_tasks.hosts.shell import Letter, Ran, compose
+from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.streams import Dialogue
 from wlm_tasks.hosts.transfers import SCRIPTS
 from wlm_tasks.model.ends import Part, Readable, Source, Target
@@ -158,6 +160,16 @@ class Detours:
             return reason if time.monotonic() < until else None
 
 
+def check_login(by: SshShell, to: Address) -> None:
+    """Raise `NoDirectWayError` unless one host logs in to another and finds a bash there."""
+    word = secrets.token_hex(8)
+    letter = compose(f"echo {word}")
+    ran = by.run(f"export LC_ALL=C\n{_ssh(to, letter)} < <(printf %s {shlex.quote(_text(letter))})")
+    if ran.code or word.encode() not in ran.out:
+        error = failure(Ran(UNREACHED, b"", ran.err), f"{by.address} to {to}")
+        raise NoDirectWayError(error.message)
+
+
 class _Direct:
     """What the ways have in common; `by` are the files of the host that the worker talks with."""
 
@@ -194,12 +206,6 @@ class _Direct:
         words = [sender, mark, receiver, greeting]
         return self.by.start(Dialogue, _JOIN, words, about=self.hosts)
 
-    def _ssh(self, letter: Letter) -> str:
-        """Return the bash that runs a letter's loader on the other host."""
-        to = self.other
-        words = ("-l", to.user, "-p", str(to.port), "--", to.host, letter.command)
-        return f"exec {shlex.join([*_SSH, *words])}"
-
 
 class _OnHost(_Direct):
     """Both are on one host, which copies."""
@@ -224,7 +230,7 @@ class _Pulled(_Direct):
         mark = secrets.token_hex(8)
         letter = self._send(mark)
         # behind the letter comes what the sender reads: from which byte on
-        sender = f"{self._ssh(letter)} < <(printf %s {shlex.quote(_text(letter))}; cat)"
+        sender = f"{_ssh(self.other, letter)} < <(printf %s {shlex.quote(_text(letter))}; cat)"
         return _Drawn(self, size, self._join(sender, mark, _text(self._receive(size))))
 
 
@@ -238,7 +244,7 @@ class _Pushed(_Direct):
         mark = secrets.token_hex(8)
         letter = self._receive(size, before="echo; echo >&2\n")
         sender = _text(self._send(mark))
-        talk = self._join(sender, mark, self._ssh(letter), _text(letter))
+        talk = self._join(sender, mark, _ssh(self.other, letter), _text(letter))
         return _Drawn(self, size, talk, behind=letter.begun.decode())
 
 
@@ -270,6 +276,12 @@ class _Drawn(HostPart):
         if drawn < length:
             self._end()  # it knows why
         return drawn
+
+
+def _ssh(to: Address, letter: Letter) -> str:
+    """Return the bash that runs a letter's loader on another host."""
+    words = ("-l", to.user, "-p", str(to.port), "--", to.host, letter.command)
+    return f"exec {shlex.join([*_SSH, *words])}"
 
 
 def _text(letter: Letter) -> str:

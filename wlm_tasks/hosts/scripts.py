@@ -75,7 +75,8 @@ def failure(ran: Ran, place: str) -> StepError:
         told = _last(said, _PASSING)
         if told is None and (told := _last(said, _LASTING)):
             kind = JobRejectedError
-    told = told or (said[-1] if said else f"a script ended with code {ran.code}")
+    silent = "no word" if ran.code == UNREACHED else f"a script ended with code {ran.code}"
+    told = told or (said[-1] if said else silent)
     # what the shell and the tools put in front of a path helps nobody; a kept shell calls what it
     # has of us its environment
     told = re.sub(r"^(wlm|bash|environment): (line \d+: )?", "", told)[:500]

@@ -22,7 +22,9 @@ from services.processes import wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.errors import NoDirectWayError, StorageBusyError, StorageUnavailableError
 from wlm_tasks.hosts import direct
-from wlm_tasks.hosts.direct import Logins, ways
+from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.direct import Logins, check_login, ways
+from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.streams import Pull
 from wlm_tasks.model.ends import Source, Target
 from wlm_tasks.model.paths import part_name
@@ -328,6 +330,10 @@ def test_hosts_that_do_not_reach_each_other(apart: Pair, fault: str, tmp_path: P
         *others, own = keys.read_text().splitlines()
         closed = 'command="echo closed for today >&2; exit 1"'
         keys.write_text("\n".join([*others, f"{closed} {own}\n"]))
+    shell = SshShell(address_of("by", by.options))
+    shell.close()  # what it has kept has read its start-up files before
+    with pytest.raises(NoDirectWayError, match=FAULTS[fault]):
+        check_login(shell, address_of("other", other.options))
     with pytest.raises(NoDirectWayError, match=FAULTS[fault]) as caught:
         apart.go()
     assert f"{by.host}:{by.port} to {by.user}@{other.host}:{other.port}" in str(caught.value)
@@ -363,6 +369,11 @@ def test_a_connection_between_them_that_breaks(apart: Pair) -> None:
         apart.go(TransferControl(progress=cut))
     assert apart.until_done().complete
     assert apart.there.read_bytes() == data
+
+
+def test_a_login_can_be_tried(apart: Pair) -> None:
+    by, other = (address_of("x", server.options) for server in (apart.by, apart.other))
+    check_login(SshShell(by), other)
 
 
 def test_noise_of_start_up_files(apart: Pair) -> None:
