@@ -18,13 +18,13 @@ from wlm_tasks.hosts.direct import SMALLEST, Detours
 from wlm_tasks.hosts.files import HostPart
 from wlm_tasks.hosts.streams import Pull
 from wlm_tasks.model.states import ExperimentState
-from wlm_tasks.tasks import moving
+from wlm_tasks.tasks import routes
 
 
 @pytest.fixture
 def streamed(monkeypatch: pytest.MonkeyPatch) -> bytearray:
     """Bytes that went through the worker."""
-    monkeypatch.setattr(moving, "_DETOURS", Detours())
+    monkeypatch.setattr(routes, "_DETOURS", Detours())
     found = bytearray()
     read, write = Pull.read, HostPart.write_at
 

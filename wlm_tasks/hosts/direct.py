@@ -118,13 +118,17 @@ class Logins:
     target: bool = False
 
 
-class Way(Target, Protocol):
+class BetweenHosts(Protocol):
+    """A way of bytes that are not seen here."""
+
+    hosts: str  #: between which, for messages
+
+
+class Way(Target, BetweenHosts, Protocol):
     """A target whose host gets the bytes by itself.
 
     Beside what others raise its part raises `NoDirectWayError` where hosts do not reach each other.
     """
-
-    hosts: str  #: between which, for messages
 
 
 def ways(source: Source, target: Target, logins: Logins) -> list[Way]:
@@ -148,12 +152,12 @@ class Detours:
         self._found: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
 
-    def note(self, way: Way, reason: str) -> None:
+    def note(self, way: BetweenHosts, reason: str) -> None:
         """Leave a way alone for a while."""
         with self._lock:
             self._found[way.hosts] = time.monotonic() + AGAIN_S, reason
 
-    def reason(self, way: Way) -> str | None:
+    def reason(self, way: BetweenHosts) -> str | None:
         """Return why a way is left alone for now; None if it is not."""
         with self._lock:
             until, reason = self._found.get(way.hosts, (0.0, ""))
@@ -164,7 +168,7 @@ def check_login(by: SshShell, to: Address) -> None:
     """Raise `NoDirectWayError` unless one host logs in to another and finds a bash there."""
     word = secrets.token_hex(8)
     letter = compose(f"echo {word}")
-    ran = by.run(f"export LC_ALL=C\n{_ssh(to, letter)} < <(printf %s {shlex.quote(_text(letter))})")
+    ran = by.run(f"export LC_ALL=C\n{ssh(to, letter, then=':')}")
     if ran.code or word.encode() not in ran.out:
         error = failure(Ran(UNREACHED, b"", ran.err), f"{by.address} to {to}")
         raise NoDirectWayError(error.message)
@@ -215,7 +219,7 @@ class _OnHost(_Direct):
 
     def _part(self, size: int) -> HostPart:
         there, here = self.source.at, self.target.place
-        copy = _text(compose(there.prologue + _COPY, there.arguments))
+        copy = text_of(compose(there.prologue + _COPY, there.arguments))
         words = [*self.target.words(size), copy]
         return _Drawn(self, size, self.by.begin(Dialogue, SCRIPTS["receive"], here, *words))
 
@@ -228,10 +232,9 @@ class _Pulled(_Direct):
 
     def _part(self, size: int) -> HostPart:
         mark = secrets.token_hex(8)
-        letter = self._send(mark)
         # behind the letter comes what the sender reads: from which byte on
-        sender = f"{_ssh(self.other, letter)} < <(printf %s {shlex.quote(_text(letter))}; cat)"
-        return _Drawn(self, size, self._join(sender, mark, _text(self._receive(size))))
+        sender = ssh(self.other, self._send(mark), then="cat")
+        return _Drawn(self, size, self._join(sender, mark, text_of(self._receive(size))))
 
 
 class _Pushed(_Direct):
@@ -243,8 +246,8 @@ class _Pushed(_Direct):
     def _part(self, size: int) -> HostPart:
         mark = secrets.token_hex(8)
         letter = self._receive(size, before="echo; echo >&2\n")
-        sender = _text(self._send(mark))
-        talk = self._join(sender, mark, _ssh(self.other, letter), _text(letter))
+        sender = text_of(self._send(mark))
+        talk = self._join(sender, mark, ssh(self.other, letter), text_of(letter))
         return _Drawn(self, size, talk, behind=letter.begun.decode())
 
 
@@ -278,11 +281,18 @@ class _Drawn(HostPart):
         return drawn
 
 
-def _ssh(to: Address, letter: Letter) -> str:
-    """Return the bash that runs a letter's loader on another host."""
+def ssh(to: Address, letter: Letter, *, then: str | None = None) -> str:
+    """Return the bash that runs a letter's loader on another host.
+
+    With `then` it is given the letter, too, and behind it what that command writes.
+    """
     words = ("-l", to.user, "-p", str(to.port), "--", to.host, letter.command)
-    return f"exec {shlex.join([*_SSH, *words])}"
+    command = f"exec {shlex.join([*_SSH, *words])}"
+    if then is None:
+        return command
+    return f"{command} < <(printf %s {shlex.quote(text_of(letter))}; {then})"
 
 
-def _text(letter: Letter) -> str:
+def text_of(letter: Letter) -> str:
+    """Return what a bash of its own runs."""
     return os.fsdecode(letter.text)

@@ -74,16 +74,17 @@ class HostFiles:
 
     def ask(self, script: str, place: Place, *arguments: str, size: int = 0) -> bytes:
         """Run a script behind the place's prologue and return its output."""
+        words = [*place.arguments, *arguments]
+        return self.call(place.prologue + script, words, about=place.name, size=size)
+
+    def call(self, script: str, words: Sequence[str], *, about: str, size: int) -> bytes:
+        """Run one that goes to no place of its own; `about` is for messages."""
         with self.telling():
-            ran = self._shell.run(
-                place.prologue + script,
-                [*place.arguments, *arguments],
-                timeout_s=_SLACK_S + size / _SLOW,
-            )
+            ran = self._shell.run(script, words, timeout_s=_SLACK_S + size / _SLOW)
             if ran.code == OUTSIDE:
-                raise JobRejectedError(f"{place.name}: is not below the site's scratch directory")
+                raise JobRejectedError(f"{about}: is not below the site's scratch directory")
             if ran.code:
-                raise failure(ran, place.name)
+                raise failure(ran, about)
         return ran.out
 
     def begin(self, kind: type[S], script: str, place: Place, *arguments: str) -> S:

@@ -6,27 +6,18 @@ without it where both ends are on one host, or on two of which one may log in to
 
 from __future__ import annotations
 
-import logging
-from functools import partial
-from typing import Final
-
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.config import Settings, SiteSettings
-from wlm_tasks.errors import NoDirectWayError
 from wlm_tasks.hosts.cache import SiteCache
-from wlm_tasks.hosts.direct import Detours, Logins, ways
-from wlm_tasks.model.ends import Directory, Source, Target
+from wlm_tasks.hosts.direct import Logins
+from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.paths import is_directory, split_tree
 from wlm_tasks.plugins import storage_backend
 from wlm_tasks.storage.base import StorageBackend, TransferControl, TransferResult
 from wlm_tasks.storage.localtrees import LocalDirectory
-from wlm_tasks.storage.transfer import MoveOne, move
-from wlm_tasks.storage.trees import move_tree
 from wlm_tasks.tasks.caching import Cached
-
-_log = logging.getLogger(__name__)
-_DETOURS: Final = Detours()
+from wlm_tasks.tasks.routes import Route
 
 
 def _path(directory: str) -> str:
@@ -63,7 +54,7 @@ class Mover:
         if is_directory(transfer.dest):
             tree = storage.tree(*split_tree(transfer.src))
             target_tree = self._directory().tree_target(_path(transfer.dest))
-            return move_tree(tree, target_tree, control, self._bringing(transfer))
+            return self._route_here(transfer).move_tree(tree, target_tree, control)
         cached = self._cached(storage, transfer)
         if cached is not None and (taken := cached.take(transfer)) is not None:
             return taken
@@ -73,7 +64,7 @@ class Mover:
                 if taken is not None:
                     return taken
             with self._directory().target(transfer.dest, source.mode) as target:
-                return self._bringing(transfer)(source, target, control)
+                return self._route_here(transfer).move(source, target, control)
 
     def _cached(self, storage: StorageBackend, transfer: Transfer) -> Cached | None:
         """Return how to bring a file by way of the cache, None if that makes no sense."""
@@ -82,7 +73,7 @@ class Mover:
         if not storage.near and transfer.sha256 is None and not storage.tells_digests:
             return None
         directory = self._place(self._cache.directory)
-        return Cached(self._cache, directory, self._workdir, self._bringing(transfer))
+        return Cached(self._cache, directory, self._workdir, self._route_here(transfer).move)
 
     def take(self, transfer: Transfer, control: TransferControl) -> TransferResult | None:
         """Move an output out of it."""
@@ -90,21 +81,21 @@ class Mover:
         if storage.moves_nothing:
             return None
         to, back = self._logins(transfer.dest)
-        one = partial(_move, Logins(source=to, target=back))
+        route = Route(Logins(source=to, target=back))
         if is_directory(transfer.dest):
             directory, pattern = split_tree(f"./{transfer.src}")
             tree = self._directory().tree(_path(directory), pattern)
-            return move_tree(tree, storage.tree_target(transfer.dest[:-1]), control, one)
+            return route.move_tree(tree, storage.tree_target(transfer.dest[:-1]), control)
         with (
             self._directory().source(transfer.src) as source,
             storage.target(transfer.dest, source.mode) as target,
         ):
-            return one(source, target, control)
+            return route.move(source, target, control)
 
-    def _bringing(self, transfer: Transfer) -> MoveOne:
-        """Return what moves a file of an input."""
+    def _route_here(self, transfer: Transfer) -> Route:
+        """Return the route of an input."""
         to, back = self._logins(transfer.src)
-        return partial(_move, Logins(source=back, target=to))
+        return Route(Logins(source=back, target=to))
 
     def _logins(self, url: str) -> tuple[bool, bool]:
         """Return whether the site logs in to the storage of a URL, and that one to the site."""
@@ -123,24 +114,3 @@ class Mover:
         if self._files is None:
             return LocalDirectory(directory)
         return self._files.directory(directory)
-
-
-def _move(
-    logins: Logins, source: Source, target: Target, control: TransferControl
-) -> TransferResult:
-    """Move a file without this process where there is a way, else through it."""
-    reason = None
-    for way in ways(source, target, logins):
-        if (known := _DETOURS.reason(way)) is not None:
-            reason = reason or known
-            continue
-        try:
-            return move(source, way, control)
-        except NoDirectWayError as error:
-            reason = error.message
-            _log.warning("no direct way, files go through workers for now: %s", reason)
-            _DETOURS.note(way, reason)
-            break
-    if reason is not None:
-        control.tell(f"through the worker: {reason}")
-    return move(source, target, control)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -21,18 +22,20 @@ from services import require_service
 from services.processes import wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks.errors import NoDirectWayError, StorageBusyError, StorageUnavailableError
-from wlm_tasks.hosts import direct
+from wlm_tasks.hosts import direct, directtrees
 from wlm_tasks.hosts.address import address_of
-from wlm_tasks.hosts.direct import Logins, check_login, ways
+from wlm_tasks.hosts.direct import Detours, Logins, check_login, ways
+from wlm_tasks.hosts.directtrees import TreeWay
 from wlm_tasks.hosts.ssh import SshShell
-from wlm_tasks.hosts.streams import Pull
-from wlm_tasks.model.ends import Source, Target
+from wlm_tasks.hosts.streams import Dialogue, Pull, Push
+from wlm_tasks.hosts.transfers import SCRIPTS
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage import trees
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.storage.transfer import move
-from wlm_tasks.storage.trees import move_tree
+from wlm_tasks.tasks import routes
+from wlm_tasks.tasks.routes import Route
 
 Servers = tuple[PrivateSshd, PrivateSshd]
 WAYS = {"one": Logins(), "pulled": Logins(target=True), "pushed": Logins(source=True)}
@@ -103,6 +106,7 @@ def make_pair(
     tmp_path: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], Pair]]:
     monkeypatch.setattr(direct, "SMALLEST", 0)
+    monkeypatch.setattr(directtrees, "SMALLEST", 0)
     files = [
         path
         for server in servers
@@ -406,24 +410,92 @@ def test_nobody_logs_in_unless_told_to(pushed: Pair) -> None:
         assert ways(source, target, Logins()) == []
 
 
-def test_large_files_of_a_directory(one: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+ODD = ["plain", "a b/-c/-r f", "é 😀/$(id)", "it's", "*", "back\\slash", "line\nbreak"]
+
+
+def fill(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Make a directory with small files, of all sorts of names, and large ones."""
     monkeypatch.setattr(trees, "SMALL", MiB)
-    files = {"large": os.urandom(3 * MiB), "d/large": os.urandom(2 * MiB), "d/small": b"x"}
+    files = {name: os.urandom(100) for name in ODD}
+    files |= {"large": os.urandom(3 * MiB), "d/large": os.urandom(2 * MiB)}
     for name, data in files.items():
-        (one.here / name).parent.mkdir(parents=True, exist_ok=True)
-        (one.here / name).write_bytes(data)
-    alone = []
+        (pair.here / name).parent.mkdir(parents=True, exist_ok=True)
+        (pair.here / name).write_bytes(data)
+    return files
 
-    def by_itself(source: Source, target: Target, control: TransferControl) -> TransferResult:
-        (way,) = ways(source, target, one.logins)
-        result = move(source, way, control)
-        alone.append(result.moved)
-        return result
 
-    source_at, target_at = one.storages()
-    tree = source_at.tree(one.url(one.source, one.here), "")
-    there = target_at.tree_target(one.url(one.target, one.there))
-    assert move_tree(tree, there, CONTROL, by_itself).complete
-    assert sorted(alone) == [2 * MiB, 3 * MiB]
-    for name, data in files.items():
-        assert (one.there / name).read_bytes() == data
+def move_all(pair: Pair) -> TransferResult:
+    source_at, target_at = pair.storages()
+    tree = source_at.tree(pair.url(pair.source, pair.here), "")
+    there = target_at.tree_target(pair.url(pair.target, pair.there))
+    return Route(pair.logins).move_tree(tree, there, CONTROL)
+
+
+def test_directories(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = fill(pair, monkeypatch)
+    for kind in (Pull, Push):
+        monkeypatch.setattr(kind, "__init__", no_stream(kind.__init__))
+    result = move_all(pair)
+    assert result.complete
+    assert result.digests == {name: sha256(data) for name, data in files.items()}
+    assert arrived(pair) == files
+    assert move_all(pair).moved == 0
+
+
+def no_stream(begin: Callable[..., None]) -> Callable[..., None]:
+    """Let nothing but dialogues and looks behind the end of a file begin."""
+
+    def begins(stream: object, *arguments: Any, **named: Any) -> None:
+        assert isinstance(stream, Dialogue) or arguments[1].rstrip().endswith(
+            SCRIPTS["read"].rstrip()
+        )
+        begin(stream, *arguments, **named)
+
+    return begins
+
+
+def arrived(pair: Pair) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(pair.there)): path.read_bytes()
+        for path in pair.there.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_directory_through_us_when_there_is_no_way(
+    pulled: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files first: what they meet the large ones need not meet again."""
+    monkeypatch.setattr(routes, "_DETOURS", Detours())
+    files = fill(pulled, monkeypatch)
+    pulled.by.own_known_hosts.write_text("")
+    tried: list[str] = []
+    monkeypatch.setattr(TreeWay, "carry", noted(TreeWay.carry, tried))
+    assert move_all(pulled).complete
+    assert arrived(pulled) == files
+    assert tried == ["NoDirectWayError"]
+
+
+def noted(carry: Callable[..., Any], tried: list[str]) -> Callable[..., Any]:
+    def carries(*arguments: Any) -> Any:
+        try:
+            return carry(*arguments)
+        except Exception as error:
+            tried.append(type(error).__name__)
+            raise
+
+    return carries
+
+
+def test_a_directory_that_is_another_transfers(
+    pushed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(pushed, monkeypatch)
+    parts = pushed.there / ".wlm-parts"
+    parts.mkdir(parents=True)
+    held = os.open(parts, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(StorageBusyError, match="is being written by another transfer"):
+        move_all(pushed)
+    os.close(held)
+    assert move_all(pushed).complete
