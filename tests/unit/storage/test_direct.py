@@ -380,6 +380,16 @@ def test_a_login_can_be_tried(apart: Pair) -> None:
     check_login(SshShell(by), other)
 
 
+def test_a_host_that_sends_nothing(pulled: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_JOIN", direct._JOIN.replace("timeout 45", "timeout 0.3"))
+    pulled.here.write_bytes(os.urandom(3 * MiB))
+    wait = held_up(pulled)
+    with pytest.raises(NoDirectWayError, match=r"a piece of \d+ bytes took more than"):
+        pulled.go()
+    wait.unlink()
+    assert pulled.until_done().complete
+
+
 def test_noise_of_start_up_files(apart: Pair) -> None:
     apart.here.write_bytes(os.urandom(2 * MiB))
     for server in (apart.source, apart.target):
