@@ -16,6 +16,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 from unit.compute.sites import forked
+from unit.storage.places import Places
 from unit.storage.stores import CONTROL, MiB, sha256, stop_after
 
 from services import require_service
@@ -450,6 +451,21 @@ def test_directories(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.digests == {name: sha256(data) for name, data in files.items()}
     assert arrived(pair) == files
     assert move_all(pair).moved == 0
+
+
+@pytest.mark.parametrize(("from_", "to"), [("site", "scp"), ("scp", "site"), ("site", "site")])
+def test_directories_of_experiments(
+    places: Places, from_: str, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the host of their site."""
+    monkeypatch.setattr(trees, "SMALL", MiB)
+    files = {name: name.encode() for name in ODD} | {"d/large": os.urandom(2 * MiB)}
+    places.fill(files)
+    for kind in (Pull, Push):
+        monkeypatch.setattr(kind, "__init__", no_stream(kind.__init__))
+    route = Route(Logins())
+    assert route.move_tree(places.tree(from_), places.tree_target(to), CONTROL).complete
+    assert places.arrived() == files
 
 
 def no_stream(begin: Callable[..., None]) -> Callable[..., None]:
