@@ -24,6 +24,8 @@ class TransferControl:
     should_stop: Callable[[], bool] = field(default=lambda: False)
     #: called between chunks with (bytes done, bytes in all)
     progress: Callable[[int, int], None] = field(default=lambda _done, _total: None)
+    #: called with what a person should know of how it goes
+    tell: Callable[[str], None] = field(default=lambda _words: None)
     sha256: str | None = None  #: the digest the file must have, lower-case hex
     bytes_per_s: float | None = None  #: upper bound of the rate; None for as fast as it goes
 

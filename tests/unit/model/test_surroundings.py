@@ -24,6 +24,7 @@ from wlm_tasks.model.experiment import Experiment, Resources, fingerprint
         ({"modules": "lammps"}, "modules: got 'lammps', expected a list of at most 100 modules"),
         ({"modules": ["a b"]}, r"modules\[0\]: got 'a b', expected the name of a module"),
         ({"modules": ["ok", "$(x)"]}, r"modules\[1\]: got '\$\(x\)', expected the name"),
+        ({"modules": ["{{a}}"]}, r"modules\[0\]: got '{{a}}', expected the name"),
         ({"modules": ["-f"]}, r"modules\[0\]: got '-f'"),
         ({"modules": ["a\n"]}, r"modules\[0\]"),
         ({"modules": ["a"] * 101}, "modules: got"),
@@ -36,6 +37,7 @@ from wlm_tasks.model.experiment import Experiment, Resources, fingerprint
         ({"venv": 3}, "venv: got 3"),
         ({"venv": "v", "conda": "sim"}, "venv: got 'v', expected nothing beside conda"),
         ({"image": "docker://u:pw@host/x"}, "image: got .*, expected a URL without a password"),
+        ({"image": "docker://u:pw@host"}, "image: got .*, expected a URL without a password"),
         ({"image": "docker://a b"}, "image: got 'docker://a b', expected a URL such as"),
         ({"image": "../a.sif"}, "image: got '../a.sif', expected a relative path inside"),
         ({"resources": {"disk_mb": 0}}, "resources.disk_mb: got 0, expected a whole number"),
@@ -63,6 +65,14 @@ def test_good_fields_come_back() -> None:
         assert again == one
         assert (again.modules, again.conda, again.venv) == (one.modules, one.conda, None)
         assert again.resources.disk_mb == 500
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["docker://debian:bookworm-slim", f"docker://debian@sha256:{'0a' * 32}", "docker://h:5/x:a.b"],
+)
+def test_images_by_tag_and_by_digest(image: str) -> None:
+    assert Experiment("x", "local", ["true"], image=image).image == image
 
 
 def test_without_them_the_json_is_that_of_earlier_releases() -> None:
