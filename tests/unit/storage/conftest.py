@@ -24,6 +24,7 @@ from unit.storage.stores import (
 from unit.storage.webstores import FtpStore, HttpStore
 
 from services import require_service
+from services.ftpdaemons import FtpDaemon, PrivateProftpd, PrivateVsftpd
 from services.ftpserver import PrivateFtp
 from services.s3server import PrivateS3
 from services.sshd import PrivateSshd
@@ -80,6 +81,35 @@ def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
     return FtpStore(tmp_path, ftpserver)
 
 
+def _ftp_daemon(kind: type[FtpDaemon], tmp_path: Path) -> Iterator[FtpDaemon]:
+    require_service(kind.__name__, kind.program() is not None)
+    directory = tmp_path / "ftp"
+    directory.mkdir()
+    with kind(directory, tmp_path / "ftp server") as server:
+        yield server
+
+
+@pytest.fixture
+def proftpd_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FtpDaemon]:
+    monkeypatch.setenv("FTP_TESTS", f"{PrivateProftpd.user}:{PrivateProftpd.password}")
+    yield from _ftp_daemon(PrivateProftpd, tmp_path)
+
+
+@pytest.fixture
+def proftpd(tmp_path: Path, proftpd_server: FtpDaemon) -> FtpStore:
+    return FtpStore(tmp_path, proftpd_server, {"credentials": "env:FTP_TESTS"})
+
+
+@pytest.fixture
+def vsftpd_server(tmp_path: Path) -> Iterator[FtpDaemon]:
+    yield from _ftp_daemon(PrivateVsftpd, tmp_path)
+
+
+@pytest.fixture
+def vsftpd(tmp_path: Path, vsftpd_server: FtpDaemon) -> FtpStore:
+    return FtpStore(tmp_path, vsftpd_server)
+
+
 @pytest.fixture(scope="session")
 def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateS3]:
     require_service("moto", PrivateS3.available())
@@ -113,7 +143,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
     return AnyStore(tmp_path)
 
 
-KINDS = ["files", "mem", "far", "scp", "http", "ftp", "s3", "memory"]
+KINDS = ["files", "mem", "far", "scp", "http", "vsftpd", "s3", "memory"]
 WAYS = {"get": Get, "put": Put}
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 from unit.storage.stores import CONTROL, FileStore, Store, deliver, fetch
 
+from services.ftpdaemons import FtpDaemon
 from services.ftpserver import PrivateFtp
 from services.webserver import WebServer
 from wlm_tasks.model.paths import part_name
@@ -55,11 +58,16 @@ class FtpStore(FileStore):
     cuts = False
     no_names = "\r\n"
 
-    def __init__(self, directory: Path, server: PrivateFtp) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: PrivateFtp | FtpDaemon,
+        options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(directory)
         self.far = server.directory
-        self.server = server
-        self.backend = FtpStorage()
+        self.server: Any = server
+        self.backend = FtpStorage(name="lab", options=options)
         self._time = 1_000_000_000
 
     def url(self, name: str) -> str:
