@@ -25,7 +25,8 @@
     │   │   │       ├── SiteOverloadedError
     │   │   │       └── SiteMaintenanceError
     │   │   └── StorageUnavailableError
-    │   │       └── StorageBusyError       another transfer writes the same
+    │   │       ├── StorageBusyError       another transfer writes the same
+    │   │       └── StorageAgainError      what was sent has to be sent again
     │   └── PermanentError         will fail again however often it is tried
     │       ├── JobRejectedError
     │       ├── JobCancelledError
@@ -145,6 +146,10 @@ class StorageUnavailableError(TransientError):
 
 class StorageBusyError(StorageUnavailableError):
     """Another transfer writes the same file, or has just done so."""
+
+
+class StorageAgainError(StorageUnavailableError):
+    """What was sent was not taken, and would be now: a transfer sends it again, once, at once."""
 
 
 class PermanentError(StepError):

@@ -21,11 +21,12 @@ from unit.storage.stores import (
     Store,
     Way,
 )
-from unit.storage.webstores import FtpStore, HttpStore
+from unit.storage.webstores import FtpStore, HttpStore, NginxStore
 
 from services import require_service
 from services.ftpdaemons import FtpDaemon, PrivateProftpd, PrivateVsftpd
 from services.ftpserver import PrivateFtp
+from services.nginx import PrivateNginx
 from services.s3server import PrivateS3
 from services.sshd import PrivateSshd
 from services.webserver import Faults, WebServer
@@ -42,11 +43,15 @@ def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
     return ScpStore(tmp_path, sshd)
 
 
-@pytest.fixture
-def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    _no_proxies(monkeypatch)
     with WebServer() as server:
         yield server
 
@@ -65,6 +70,21 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def http(tmp_path: Path, webserver: WebServer) -> HttpStore:
     return HttpStore(tmp_path, webserver)
+
+
+@pytest.fixture
+def nginx_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateNginx]:
+    _no_proxies(monkeypatch)
+    require_service("nginx", PrivateNginx.program() is not None)
+    directory = tmp_path / "web"
+    directory.mkdir()
+    with PrivateNginx(directory, tmp_path / "nginx") as server:
+        yield server
+
+
+@pytest.fixture
+def nginx(tmp_path: Path, nginx_server: PrivateNginx) -> NginxStore:
+    return NginxStore(tmp_path, nginx_server)
 
 
 @pytest.fixture
@@ -143,7 +163,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
     return AnyStore(tmp_path)
 
 
-KINDS = ["files", "mem", "far", "scp", "http", "vsftpd", "s3", "memory"]
+KINDS = ["files", "mem", "far", "scp", "nginx", "vsftpd", "s3", "memory"]
 WAYS = {"get": Get, "put": Put}
 
 
@@ -170,7 +190,7 @@ def store(request: pytest.FixtureRequest) -> Store:
         (way, kind)
         for way in WAYS
         for kind in KINDS
-        if way == "get" or kind not in {"http", "memory"}
+        if way == "get" or kind not in {"nginx", "memory"}
     ],
     ids="-".join,
 )
