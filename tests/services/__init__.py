@@ -20,6 +20,9 @@ GUARDIAN: Final = pytest.StashKey[Guardian]()
 #: Where scripts/setup has unpacked the packages that cannot be installed beside others.
 APART: Final = Path(__file__).parents[2] / ".venv/apart"
 
+#: What `LMOD_PKG` is where Lmod is installed.
+LMOD: Final = APART / "lmod/usr/share/lmod/lmod"
+
 #: Marker of a service, and the fixtures whose use means that a test needs it.
 SERVICE_FIXTURES: Final = {
     "rabbitmq": {"rabbitmq", "broker_url", "make_rabbitmq"},
