@@ -26,7 +26,8 @@
     │   │   │       └── SiteMaintenanceError
     │   │   └── StorageUnavailableError
     │   │       ├── StorageBusyError       another transfer writes the same
-    │   │       └── NoDirectWayError       one host does not reach the other by itself
+    │   │       ├── NoDirectWayError       one host does not reach the other by itself
+    │   │       └── StorageAgainError      what was sent has to be sent again
     │   └── PermanentError         will fail again however often it is tried
     │       ├── JobRejectedError
     │       ├── JobCancelledError
@@ -153,6 +154,10 @@ class StorageBusyError(StorageUnavailableError):
 
 class NoDirectWayError(StorageUnavailableError):
     """Two hosts do not get through to each other; through the worker the bytes may."""
+
+
+class StorageAgainError(StorageUnavailableError):
+    """What was sent was not taken, and would be now: a transfer sends it again, once, at once."""
 
 
 class PermanentError(StepError):

@@ -17,6 +17,7 @@ from wlm_tasks.config.alerts import AlertSettings
 from wlm_tasks.config.fields import (
     check_section,
     read_flag,
+    read_list,
     read_number,
     rule,
 )

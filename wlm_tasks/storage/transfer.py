@@ -13,6 +13,7 @@ from typing import Final
 
 from wlm_tasks.errors import (
     StepError,
+    StorageAgainError,
     StorageRefusedError,
     StorageUnavailableError,
     TransientError,
@@ -42,6 +43,13 @@ def move(source: Source, target: Target, control: TransferControl) -> TransferRe
             result = _compare(source, present, control)
             if result is not None:
                 return result
+    try:
+        return _move(source, target, control)
+    except StorageAgainError:
+        return _move(source, target, control)
+
+
+def _move(source: Source, target: Target, control: TransferControl) -> TransferResult:
     with target.part(source.size) as part:
         return _Move(source, part, control).run()
 
