@@ -221,12 +221,10 @@ def test_nobody_alarms_for_one_that_is_seen_or_announced(standing: Standing, sai
 
 @given(_standings, _said, _sight)
 def test_serf_alone_takes_no_worker_down(standing: Standing, said: Sights, serf: Sight) -> None:
-    strong = {witness: sight for witness, sight in said.items() if witness is not Witness.SERF}
-    if any(not sight.alive for sight in strong.values()):
+    heard = {**said, Witness.SERF: serf}
+    if any(not sight.alive for witness, sight in said.items() if witness is not Witness.SERF):
         return
-    assert state_after(standing, {**strong, Witness.SERF: serf}) is not DOWN or (
-        standing.state is DOWN
-    )
+    assert state_after(standing, heard) is not DOWN or standing.state is DOWN
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 120.0), _said), max_size=30))
