@@ -22,7 +22,12 @@ from unit.storage.stores import CONTROL, MiB, sha256, stop_after
 from services import require_service
 from services.processes import wait_for
 from services.sshd import PrivateSshd
-from wlm_tasks.errors import NoDirectWayError, StorageBusyError, StorageUnavailableError
+from wlm_tasks.errors import (
+    NoDirectWayError,
+    StorageBusyError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
 from wlm_tasks.hosts import direct, directtrees
 from wlm_tasks.hosts.address import address_of
 from wlm_tasks.hosts.direct import Detours, Logins, check_login, ways
@@ -194,15 +199,15 @@ def test_the_rest_after_a_stop(pair: Pair) -> None:
     assert pair.there.read_bytes() == data
 
 
-def test_a_part_that_is_not_of_this_file(pair: Pair) -> None:
+def test_a_part_that_is_not_of_this_file(pushed: Pair) -> None:
     """The bytes from the first wrong one on are sent again."""
     data = os.urandom(6 * MiB)
-    pair.here.write_bytes(data)
+    pushed.here.write_bytes(data)
     wrong = bytes([data[3 * MiB] ^ 1])
-    pair.part.write_bytes(data[: 3 * MiB] + wrong + data[3 * MiB + 1 : 5 * MiB])
-    result = pair.go()
+    pushed.part.write_bytes(data[: 3 * MiB] + wrong + data[3 * MiB + 1 : 5 * MiB])
+    result = pushed.go()
     assert result.moved == 3 * MiB
-    assert pair.there.read_bytes() == data
+    assert pushed.there.read_bytes() == data
 
 
 def test_a_byte_that_turns_over_on_the_target(pushed: Pair) -> None:
@@ -312,9 +317,19 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_hosts_that_do_not_reach_each_other(apart: Pair, fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        *(("pulled", fault) for fault in FAULTS),
+        ("pushed", "unreachable"),
+        ("pushed", "runs nothing"),
+    ],
+)
+def test_hosts_that_do_not_reach_each_other(
+    make_pair: Callable[[str], Pair], way: str, fault: str, tmp_path: Path
+) -> None:
     """Told in the words of ``ssh``, before a byte has moved."""
+    apart = make_pair(way)
     apart.here.write_bytes(os.urandom(MiB))
     by, other = apart.by, apart.other
     config = by.client_config
@@ -513,15 +528,10 @@ def noted(carry: Callable[..., Any], tried: list[str]) -> Callable[..., Any]:
     return carries
 
 
-def test_a_directory_that_is_another_transfers(
-    pushed: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_host_refuses_is_told(pushed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its words, and not as if it had not been reached."""
     fill(pushed, monkeypatch)
-    parts = pushed.there / ".wlm-parts"
-    parts.mkdir(parents=True)
-    held = os.open(parts, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(StorageBusyError, match="is being written by another transfer"):
+    pushed.there.mkdir()
+    (pushed.there / "a b").symlink_to(pushed.here)
+    with pytest.raises(StorageRefusedError, match="a b: is a symbolic link, expected a directory"):
         move_all(pushed)
-    os.close(held)
-    assert move_all(pushed).complete
