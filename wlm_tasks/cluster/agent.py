@@ -141,8 +141,10 @@ class SerfAgent:
             began = time.monotonic()
             try:
                 self._live()
-            except (WlmError, OSError) as error:
-                self._found(one_line(str(error)))
+            except WlmError as error:
+                self._found(one_line(error.message))
+            except OSError as error:
+                self._found(one_line(f"Serf: {error.filename}: {error.strerror or error}"))
             except Exception:  # noqa: BLE001 - the process goes on without
                 _log.exception("the Serf agent's keeper")
                 self._found("Serf: a fault of our own, see the log")

@@ -258,6 +258,13 @@ def test_a_program_that_is_another(serf: PrivateSerf) -> None:
     assert worker.trouble == "Serf: the agent does not start: no words"
 
 
+def test_a_directory_that_cannot_be(serf: PrivateSerf) -> None:
+    serf.base.write_text("a file")
+    worker = serf.agent()
+    assert not worker.start(10.0)
+    assert worker.trouble == f"Serf: {serf.base}: File exists"
+
+
 def test_wrong_encryption_key(serf: PrivateSerf, impatient: None) -> None:
     serf.started("seed@host", role=Role.SEED)
     key = new_key()
