@@ -4,6 +4,8 @@ Fixtures to ask for:
 
 ``web``, ``ftp``
     An HTTP or FTP server of the test's own that gives and takes files.
+``smtp``, ``make_smtp(certified=..., smtps=..., password=...)``
+    The run's private mail server, which may be stopped, and those of a test's own.
 ``rabbitmq``, ``postgresql``, ``sshd``, ``aurora``
     One private server each for the whole run; do not stop them.
 ``broker_url``, ``postgresql_url``

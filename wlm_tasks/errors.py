@@ -32,6 +32,9 @@
     │       ├── JobFailedError
     │       └── StorageRefusedError
     │           └── StorageMissingError    there is no such file
+    ├── NotifyError                a notice was not passed on
+    │   ├── NotifyUnavailableError     worth another try, now or when a person has mended it
+    │   └── NotifyRefusedError         this very message is not taken, however often it is sent
     ├── ExperimentFailedError      what ``wait()`` raises for an unsuccessful end
     └── ServiceError               database, broker or Serf out of reach
 
@@ -169,6 +172,18 @@ class StorageRefusedError(PermanentError):
 
 class StorageMissingError(StorageRefusedError):
     """There is no such file."""
+
+
+class NotifyError(WlmError):
+    """People could not be told."""
+
+
+class NotifyUnavailableError(NotifyError):
+    """Who passes notices on cannot be reached, or does not let us in; the message can wait."""
+
+
+class NotifyRefusedError(NotifyError):
+    """The message itself is refused: trying again would fail again."""
 
 
 class ExperimentFailedError(WlmError):

@@ -1,7 +1,7 @@
 """Backends by name: the entry points of this package and of whoever extends it.
 
 Groups: ``wlm_tasks.compute`` (names are the kinds of sites), ``wlm_tasks.storage`` (names are
-the schemes of URLs).
+the schemes of URLs), ``wlm_tasks.notify``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from wlm_tasks.errors import ConfigError
 
 if TYPE_CHECKING:
     from wlm_tasks.compute.base import ComputeBackend
-    from wlm_tasks.config import StorageSettings
+    from wlm_tasks.config import AlertSettings, StorageSettings
+    from wlm_tasks.notify.base import Notifier
     from wlm_tasks.storage.base import StorageBackend
 
 COMPUTE: Final = "wlm_tasks.compute"
 STORAGE: Final = "wlm_tasks.storage"
+NOTIFY: Final = "wlm_tasks.notify"
 #: has what opens URLs of schemes that none of the entry points has
 _ANY_STORAGE: Final = "wlm_tasks.storage.any_fsspec"
 
@@ -50,6 +52,21 @@ def storage_backend(url: str, settings: StorageSettings | None = None) -> Storag
         name=settings.name if settings else "", options=settings.options if settings else {}
     )
     return backend
+
+
+def notifiers(settings: AlertSettings) -> dict[str, Notifier]:
+    """Make the notifiers people are told by, each by its name.
+
+    They are those that are named, else those whose settings are there. Raises `ConfigError` for an
+    unknown one and for one that lacks a setting.
+    """
+    names = settings.notifiers or known(NOTIFY)
+    found = {name: _load(NOTIFY, name, "alerts.notifiers") for name in names}
+    return {
+        name: kind(settings)
+        for name, kind in found.items()
+        if settings.notifiers or kind.configured(settings)
+    }
 
 
 def known(group: str) -> list[str]:

@@ -20,6 +20,7 @@ from services.processes import Process
 from services.rabbitmq import PrivateRabbitMQ
 from services.serf import PrivateSerf
 from services.slurm import PrivateSlurm
+from services.smtpserver import PrivateSmtp
 from services.sshd import PrivateSshd
 from services.webfiles import WebFiles
 
@@ -143,6 +144,44 @@ def ftp(tmp_path: Path) -> Iterator[FtpFiles]:
     """An FTP server of the test's own that gives and takes files."""
     with FtpFiles(tmp_path / "ftp") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def smtp_server(session_dir: Path) -> Iterator[PrivateSmtp]:
+    """The run's private mail server; tests take it by `smtp`."""
+    with PrivateSmtp(_another(session_dir, "smtp")) as server:
+        yield server
+
+
+@pytest.fixture
+def smtp(smtp_server: PrivateSmtp) -> PrivateSmtp:
+    """The run's private mail server, running, without mails and with every fault switched off."""
+    smtp_server.reset()
+    return smtp_server
+
+
+class MakeSmtp(Protocol):
+    """Type of the fixture `make_smtp`."""
+
+    def __call__(
+        self, *, certified: bool = False, smtps: bool = False, password: str = ""
+    ) -> PrivateSmtp: ...
+
+
+@pytest.fixture
+def make_smtp(session_dir: Path) -> Iterator[MakeSmtp]:
+    """Start mail servers of the test's own; the settings are those of `PrivateSmtp`."""
+    with ExitStack() as stack:
+
+        def make(
+            *, certified: bool = False, smtps: bool = False, password: str = ""
+        ) -> PrivateSmtp:
+            server = PrivateSmtp(
+                _another(session_dir, "smtp"), certified=certified, smtps=smtps, password=password
+            )
+            return stack.enter_context(server)
+
+        yield make
 
 
 MakeAurora = Callable[[], PrivateAurora]

@@ -63,7 +63,7 @@ class PrivateSerf:
         """Settings of one more agent; the first one joins nobody. `key_file`: another key."""
         key_file = changes.pop("key_file", self.key_file)
         port = changes.pop("port", None) or self.port()
-        key = Secret(f"file:{key_file}", check=encryption_key, opaque=True)
+        key = Secret(f"file:{key_file}", field="serf.encrypt_key", check=encryption_key)
         usual: dict[str, Any] = {
             "enabled": True,
             "bind": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""A small HTTP server in a thread, with faults to switch on: GET with ranges, HEAD, PUT, MKCOL."""
+"""A small HTTP server in a thread, with faults: GET with ranges, HEAD, PUT, POST, MKCOL."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Asked:
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""  #: what was posted
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.faults.then is not None:
             self.store.write(self.name, self.faults.then)
         self._answer(201, etag=f'"{version}"' if self.faults.tells_etag else "")
+
+    def do_POST(self) -> None:
+        data = self._take(int(self.headers["Content-Length"]))
+        if data is None:
+            return
+        self.store.asked.append(Asked("POST", self.path, dict(self.headers), data))
+        self._answer(self._refused() or 204)
 
     def do_DELETE(self) -> None:
         self._note()

@@ -40,7 +40,7 @@ def agent(session: Session, *, keygen: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    running = SerfAgent(settings, agents_directory(session.settings), _attributes(settings))
+    running = SerfAgent(settings, agents_directory(session.settings), _attributes())
     running.start()
     stop.wait()
     running.leave()
@@ -55,10 +55,9 @@ def _checked(settings: SerfSettings) -> SerfSettings:
     return settings
 
 
-def _attributes(settings: SerfSettings) -> WorkerAttributes:
+def _attributes() -> WorkerAttributes:
     return WorkerAttributes(
         role=Role.SEED,
         name=f"seed@{socket.gethostname()}",
         incarnation=secrets.token_hex(4),
-        zone=settings.zone or "",
     )

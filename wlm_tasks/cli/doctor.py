@@ -10,7 +10,8 @@ from rich.text import Text
 from wlm_tasks.cli import output
 from wlm_tasks.cli.problems import NOT_SO
 from wlm_tasks.cli.session import Session, pass_session
-from wlm_tasks.control.doctor import Finding, Level, examine, fail
+from wlm_tasks.control.doctor import examine
+from wlm_tasks.control.findings import Finding, Level, fail
 from wlm_tasks.errors import ConfigError
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}

@@ -46,6 +46,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "up": Entry("serving:up", "Run everything in this process (without a broker)."),
         "control": Entry("serving:control", "Run a control process (with a broker)."),
         "agent": Entry("agent:agent", "Run a Serf agent (a host without workers or control)."),
+        "workers": Entry("workers:workers", "List the workers, drain one or say it is away."),
+        "alerts": Entry("alerts:alerts", "List incidents and notices, or send a test."),
         "sites": Entry("sites:sites", "List the sites, how they stand and how busy they are."),
         "site": Entry("sites:site", "Pause, resume or test a site."),
         "repair": Entry("repair:repair", "List what needs a person, and settle it."),

@@ -1,10 +1,11 @@
 """Settings of our own: `load` reads them, `Settings` holds them, an unknown key is an error."""
 
+from wlm_tasks.config.alerts import AlertSettings
+from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.loading import load
 from wlm_tasks.config.secret import Secret
 from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.config.settings import (
-    AlertSettings,
     ControlSettings,
     PlacementSettings,
     Settings,
@@ -25,5 +26,7 @@ __all__ = [
     "StagingSettings",
     "StepSettings",
     "StorageSettings",
+    "WatchSettings",
+    "WorkerSettings",
     "load",
 ]

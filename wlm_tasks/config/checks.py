@@ -24,9 +24,12 @@ from wlm_tasks.model.checks import (
     whole,
 )
 
-_ADDRESS: Final = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,189}")
+#: what every mail server takes as it is, without quotes and in ASCII
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,189}")
 _ADDRESSES_LIMIT: Final = 100
+_LABELS_LIMIT: Final = 50
 _PATH_LIMIT: Final = 1024
+_LINK_LIMIT: Final = 200
 
 rate = number("a number of bytes a second above 0", lambda x: x > 0)
 per_second = number("a number a second above 0", lambda x: x > 0)
@@ -60,9 +63,60 @@ def addresses(value: object) -> tuple[str, ...]:
     expected = f"a list of at most {_ADDRESSES_LIMIT} mail addresses, such as ['ops@example.org']"
     if not isinstance(value, list | tuple) or len(value) > _ADDRESSES_LIMIT:
         raise ValueError(expected)
-    if not all(isinstance(a, str) and a.isprintable() and _ADDRESS.fullmatch(a) for a in value):
+    if not all(isinstance(one, str) and _ADDRESS.fullmatch(one) for one in value):
         raise ValueError(expected)
-    return tuple(value)
+    return tuple(dict.fromkeys(value))
+
+
+def address(value: object) -> str:
+    """Check for one mail address."""
+    if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
+        raise ValueError("a mail address, such as 'wlm@example.org'")
+    return value
+
+
+def shared_secret(text: str) -> None:
+    """Accept what a webhook's receiver knows, too: it may stand in a header."""
+    if not re.fullmatch(r"[!-~]{8,1024}", text):
+        raise ValueError("8 to 1024 letters, digits and signs without blanks")
+
+
+def webhook_url(url: str) -> None:
+    """Accept where notices are posted."""
+    expected = "a URL such as 'https://host/path' (http or https), without user and password"
+    _check_url(url, ("http", "https"), expected)
+    if "@" in urlsplit(url).netloc or "#" in url:
+        raise ValueError(expected)
+
+
+def dashboard_url(value: object) -> str:
+    """Check for where people look further."""
+    expected = "a URL such as 'https://host/wlm', of at most 200 characters and without a password"
+    if not isinstance(value, str) or len(value) > _LINK_LIMIT:
+        raise ValueError(expected)
+    _check_url(value, ("http", "https"), expected)
+    if "@" in urlsplit(value).netloc or {"?", "#"} & set(value):
+        raise ValueError(expected)
+    return value.rstrip("/")
+
+
+label = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "1 to 63 letters, digits, '.', '_' or '-'")
+
+zone = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", "1 to 31 letters, digits, '.', '_' or '-'")
+
+
+def labels(value: object) -> tuple[str, ...]:
+    """Check for a list of short names."""
+    expected = "a list of at most 50 names of letters, digits, '.', '_' or '-', each once"
+    if not isinstance(value, list | tuple) or len(value) > _LABELS_LIMIT:
+        raise ValueError(expected)
+    try:
+        found = tuple(map(label, value))
+    except ValueError:
+        raise ValueError(expected) from None
+    if len(set(found)) < len(found):
+        raise ValueError(expected)
+    return found
 
 
 def scratch(value: object) -> str:
@@ -132,7 +186,8 @@ def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
         raise ValueError("%40 in place of each '@' in the user's name and password")
 
 
-def _file(value: object) -> str:
+def file(value: object) -> str:
+    """Check for the path of a file."""
     expected = "the absolute path of a file, or one that begins with ~/"
     if not isinstance(value, str) or not is_text(value) or has_control(value):
         raise ValueError(expected)
@@ -157,8 +212,8 @@ OPTIONS: Final[dict[str, Check]] = {
     "host": _word,
     "port": whole(1, 65_535),
     "user": _word,
-    "key_file": _file,
-    "known_hosts": _file,
+    "key_file": file,
+    "known_hosts": file,
     "proxy_jump": _word,
     "tier": _word,
     "hosts": _words,
@@ -191,12 +246,12 @@ _OF_KIND: Final[dict[str, tuple[str, ...]]] = {
 STORAGE_OPTIONS: Final[dict[str, Check]] = {
     "user": _word,
     "port": whole(1, 65_535),
-    "key_file": _file,
-    "known_hosts": _file,
+    "key_file": file,
+    "known_hosts": file,
     "proxy_jump": _word,
     "credentials": _reference,
     "token": _reference,
-    "ca_file": _file,
+    "ca_file": file,
     "endpoint": site_url,
     "region": _word,
     "anonymous": whole(0, 1),

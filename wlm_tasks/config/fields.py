@@ -21,7 +21,6 @@ class Rule(NamedTuple):
     check: Check
     read: Reader
     url: UrlCheck | None = None  #: what the revealed value of a secret must be
-    opaque: bool = False  #: no part of it may be shown, nor stand in a file of settings
 
 
 _BOOLEANS: Final = {
@@ -56,14 +55,10 @@ def read_list(text: str) -> object:
 
 
 def rule(
-    check: Check,
-    read: Reader = read_text,
-    *,
-    url: UrlCheck | None = None,
-    opaque: bool = False,
+    check: Check, read: Reader = read_text, *, url: UrlCheck | None = None
 ) -> Mapping[str, Rule]:
     """Return the metadata of a dataclass field that is a setting; `url` makes it a `Secret`."""
-    return {"rule": Rule(check, read, url, opaque)}
+    return {"rule": Rule(check, read, url)}
 
 
 def declared(cls: type[Any]) -> dict[str, Rule]:

@@ -16,7 +16,6 @@ from wlm_tasks.config.checks import (
     unknown_option,
     unknown_storage_option,
 )
-from wlm_tasks.config.fields import Rule
 from wlm_tasks.config.gathering import DEFAULT_SITE, Gathered, Given
 from wlm_tasks.config.schema import (
     SECTION_RULES,
@@ -29,7 +28,7 @@ from wlm_tasks.config.schema import (
     Way,
     rule_of,
 )
-from wlm_tasks.config.secret import Secret, any_url
+from wlm_tasks.config.secret import Secret, UrlCheck
 from wlm_tasks.config.settings import Settings, SiteSettings, StorageSettings
 from wlm_tasks.errors import ConfigError
 from wlm_tasks.model.checks import problem
@@ -93,28 +92,26 @@ class _Maker:
         """Return the checked value of a setting that was given; None if it is wrong."""
         given, rule = self._given[way], rule_of(way)
         try:
-            return rule.check(given.value) if rule.url is None else self._secret(given, rule)
+            return rule.check(given.value) if rule.url is None else self._secret(given, rule.url)
         except ValueError as error:
             self._problems.append(problem(given.origin, given.shown, str(error)))
         except ConfigError as error:
             self._problems.append(str(error))
         return None
 
-    def _secret(self, given: Given, rule: Rule) -> Secret | None:
+    def _secret(self, given: Given, check: UrlCheck) -> Secret | None:
         if given.value is None and not given.in_file:
             return None
         if not isinstance(given.value, str):
-            what = "" if rule.opaque else "a URL, "
-            raise ValueError(f"{what}env:NAME or file:PATH")  # noqa: TRY004 - told with the others
+            raise ValueError("a URL, env:NAME or file:PATH")  # noqa: TRY004 - told with the others
         secret = Secret(
             given.value,
             field=given.origin,
-            check=rule.url or any_url,
-            opaque=rule.opaque,
+            check=check,
             environ=self._env,
             base=given.base,
         )
-        if given.in_file and rule.opaque and not secret.is_reference:
+        if given.in_file and secret.has_password and secret.all_secret:
             raise ValueError("env:NAME or file:PATH, never the secret itself")
         if given.in_file and secret.has_password:
             raise ValueError("a URL without a password: write env:NAME or file:PATH instead")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
+from wlm_tasks.config.alerts import AlertSettings
 from wlm_tasks.config.checks import OPTIONS, STORAGE_OPTIONS
 from wlm_tasks.config.fields import Rule, declared, read_flag, read_number, read_text
+from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.config.settings import (
-    AlertSettings,
     ControlSettings,
     PlacementSettings,
     Settings,
@@ -40,6 +41,8 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "steps": StepSettings,
     "control": ControlSettings,
     "staging": StagingSettings,
+    "worker": WorkerSettings,
+    "watch": WatchSettings,
     "alerts": AlertSettings,
     "placement": PlacementSettings,
     "serf": SerfSettings,

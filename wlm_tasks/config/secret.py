@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from wlm_tasks.errors import ConfigError
-from wlm_tasks.model.checks import has_password, mask, one_line, problem, show
+from wlm_tasks.model.checks import (
+    has_password,
+    mask,
+    one_line,
+    problem,
+    show,
+    sounds_secret,
+)
 
 #: largest file a secret is read from, in bytes
 _FILE_LIMIT: Final = 65_536
@@ -33,26 +40,21 @@ class Secret:
     is followed each time, so that a changed password is seen without a restart.
     """
 
-    __slots__ = ("_base", "_check", "_environ", "_opaque", "_text", "field")
+    __slots__ = ("_base", "_check", "_environ", "_text", "field")
 
     def __init__(
         self,
         text: str,
         *,
-        field: str = "secret",
+        field: str = "value",
         check: UrlCheck = any_url,
-        opaque: bool = False,
         environ: Mapping[str, str] | None = None,
         base: Path | None = None,
     ) -> None:
-        """Keep `text`; `base` is where a relative ``file:`` path starts. Checks its form only.
-
-        `opaque`: it is no URL of which a part may be shown.
-        """
+        """Keep `text`; `base` is where a relative ``file:`` path starts. Checks its form only."""
         self.field = field
         self._text = text
         self._check = check
-        self._opaque = opaque
         self._environ = environ
         self._base = base or Path()
         kind, _, rest = text.partition(":")
@@ -70,8 +72,13 @@ class Secret:
 
     @property
     def has_password(self) -> bool:
-        """True if the value itself, not a reference to it, holds a password."""
-        return not self.is_reference and has_password(self._text)
+        """True if the value itself, not a reference to it, holds a password, or is one."""
+        return not self.is_reference and (self.all_secret or has_password(self._text))
+
+    @property
+    def all_secret(self) -> bool:
+        """True if nothing of the value may be shown, by the name of its setting."""
+        return sounds_secret(re.split(r"[.\s]", self.field)[-1])
 
     def reveal(self) -> str:
         """Return the value; raises `ConfigError` if it cannot be read or is not as expected."""
@@ -86,8 +93,7 @@ class Secret:
         try:
             self._check(value)
         except ValueError as error:
-            shown = "***" if self._opaque else value
-            raise ConfigError(problem(self.field, shown, str(error))) from None
+            raise ConfigError(problem(self.field, value, str(error))) from None
         return value
 
     def _from_environment(self, name: str) -> str:
@@ -117,7 +123,7 @@ class Secret:
 
     def __str__(self) -> str:
         """Return the reference, or the URL with its password hidden."""
-        return "***" if self._opaque and not self.is_reference else mask(self._text)
+        return "***" if self.all_secret and not self.is_reference else mask(self._text)
 
     def __repr__(self) -> str:
         """Return the masked text in brackets."""

@@ -22,7 +22,6 @@ _SEEDS_LIMIT: Final = 100
 #: HOST:PORT, an IPv6 address in brackets
 _SEED: Final = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 _PATH_LIMIT: Final = 1024
-_ZONE: Final = "1 to 31 of letters, digits, '.', '_' and '-'"
 
 
 def _address(value: object) -> str:
@@ -84,14 +83,7 @@ class SerfSettings:
     #: agents to join at first, HOST:PORT
     join: tuple[str, ...] = field(default=(), metadata=rule(_seeds, read_list))
     #: what all agents share; without it nobody else gets in or reads along
-    encrypt_key: Secret | None = field(
-        default=None, metadata=rule(own.secret, url=encryption_key, opaque=True)
-    )
-    #: where this host is, for placement
-    zone: str | None = field(
-        default=None,
-        metadata=rule(checks.optional(checks.matching(r"[A-Za-z0-9._-]{1,31}", _ZONE))),
-    )
+    encrypt_key: Secret | None = field(default=None, metadata=rule(own.secret, url=encryption_key))
     #: a program that agents of control and seeds run for events, such as deploy/serf/spool-events
     handler: str | None = field(default=None, metadata=rule(checks.optional(_file)))
 

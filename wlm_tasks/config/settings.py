@@ -13,13 +13,14 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wlm_tasks.config import checks as own
+from wlm_tasks.config.alerts import AlertSettings
 from wlm_tasks.config.fields import (
     check_section,
     read_flag,
-    read_list,
     read_number,
     rule,
 )
+from wlm_tasks.config.fleet import WatchSettings, WorkerSettings
 from wlm_tasks.config.secret import Secret
 from wlm_tasks.config.serf import SerfSettings
 from wlm_tasks.errors import ConfigError
@@ -88,20 +89,6 @@ class StagingSettings:
     def __post_init__(self) -> None:
         """Check each field."""
         check_section(self, "staging")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlertSettings:
-    """Who is told, and how."""
-
-    #: mail addresses
-    admin: tuple[str, ...] = field(default=(), metadata=rule(own.addresses, read_list))
-    #: where mail is sent
-    smtp_url: Secret | None = field(default=None, metadata=rule(own.secret, url=own.smtp_url))
-
-    def __post_init__(self) -> None:
-        """Check each field."""
-        check_section(self, "alerts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +247,9 @@ class Settings:
     steps: StepSettings = StepSettings()
     control: ControlSettings = ControlSettings()
     staging: StagingSettings = StagingSettings()
-    alerts: AlertSettings = AlertSettings()
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     placement: PlacementSettings = PlacementSettings()
     serf: SerfSettings = field(default_factory=SerfSettings)
     source: str = "defaults"  #: where they come from, for people

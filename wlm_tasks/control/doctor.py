@@ -10,9 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +20,14 @@ from wlm_tasks import plugins
 from wlm_tasks.celery import WlmCelery, make_app
 from wlm_tasks.config import Settings
 from wlm_tasks.control import broker
+from wlm_tasks.control.doctor_serf import examine_serf
+from wlm_tasks.control.findings import Finding, Level, fail, ok, warn
 from wlm_tasks.control.queues import DEAD_QUEUE
 from wlm_tasks.errors import WlmError
 from wlm_tasks.model.sites import SiteState
 from wlm_tasks.model.states import ExperimentState
 from wlm_tasks.model.steps import ALL_QUEUES
+from wlm_tasks.notify.base import Notifier
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.site_rows import SiteRow
@@ -38,39 +39,6 @@ _OUTBOX_MANY: Final = 1000
 _DISK_LOW_BYTES: Final = 500 * 1000 * 1000
 
 
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    level: Level
-    text: str
-    mend: str | None = None  #: what to do about it
-
-
-def ok(name: str, text: str) -> Finding:
-    """All is well."""
-    return Finding(name=name, level=Level.OK, text=text)
-
-
-def warn(name: str, text: str, mend: str | None = None) -> Finding:
-    """Work may go on, but somebody should look."""
-    return Finding(name=name, level=Level.WARN, text=text, mend=mend)
-
-
-def fail(name: str, text: str, mend: str | None = None) -> Finding:
-    """Work cannot go on like this."""
-    return Finding(name=name, level=Level.FAIL, text=text, mend=mend)
-
-
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, the foundations first; what rests on a failed one is left out."""
     yield ok("settings", f"from {settings.source}")
@@ -79,8 +47,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     found, usable = _database(settings)
     yield found
     yield from _broker(settings)
-    from wlm_tasks.control.doctor_serf import examine_serf  # noqa: PLC0415 - it tells findings, too
-
+    yield from _alerts(settings)
     yield from examine_serf(settings)
     runtime = Runtime(settings)
     try:
@@ -184,6 +151,43 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield fail("broker", error.message, "start it, or correct broker_url")
     finally:
         app.close()
+
+
+def _alerts(settings: Settings) -> Iterator[Finding]:
+    """Look at how people would be told, without telling them."""
+    try:
+        found = plugins.notifiers(settings.alerts)
+    except WlmError as error:
+        yield fail("alerts", error.message, "correct [alerts]")
+        return
+    yield judge_alerts(settings, found)
+    for name, notifier in found.items():
+        if name != "log":
+            yield _notifier(f"alerts {name}", notifier)
+
+
+def _notifier(name: str, notifier: Notifier) -> Finding:
+    try:
+        return ok(name, notifier.check())
+    except WlmError as error:
+        return fail(name, error.message, "start it, or correct [alerts]; notices wait meanwhile")
+
+
+def judge_alerts(settings: Settings, names: Collection[str]) -> Finding:
+    """Judge whether anybody is told of a worker that disappears."""
+    alerts = settings.alerts
+    if set(names) - {"log"}:
+        return ok("alerts", f"people are told by {', '.join(names)}")
+    if alerts.admin and alerts.smtp_url is None:
+        text = "alerts.admin is set and alerts.smtp_url is not: no mail is sent"
+        return warn("alerts", text, "set alerts.smtp_url")
+    if alerts.smtp_url is not None and not alerts.admin:
+        text = "alerts.smtp_url is set and alerts.admin is not: nobody gets mail"
+        return warn("alerts", text, "set alerts.admin")
+    if settings.embedded:
+        return ok("alerts", "nobody is told but by the log; embedded, there are no workers to lose")
+    text = "no notifier is configured: nobody is told of a worker that disappears, but by the log"
+    return warn("alerts", text, "set alerts.admin and alerts.smtp_url, or alerts.webhook_url")
 
 
 def judge_slice(slice_s: float) -> Finding:

@@ -13,7 +13,7 @@ from wlm_tasks.cluster.neighbours import Neighbours
 from wlm_tasks.cluster.rpc import RpcClient
 from wlm_tasks.cluster.tags import Role, parse
 from wlm_tasks.config import SerfSettings, Settings
-from wlm_tasks.control.doctor import Finding, fail, ok, warn
+from wlm_tasks.control.findings import Finding, fail, ok, warn
 from wlm_tasks.errors import ConfigError, ServiceError
 
 _NAME: Final = "serf"

@@ -14,10 +14,14 @@ import threading
 import time
 from dataclasses import dataclass
 
+from wlm_tasks import plugins
 from wlm_tasks.bell import Bell
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.control import outbox, queues
 from wlm_tasks.control.duties import Duties, Duty
+from wlm_tasks.control.mailing import Away, Mailer, mailers
+from wlm_tasks.control.turns import Turns
+from wlm_tasks.control.watch import Watcher
 from wlm_tasks.errors import WlmError
 
 _log = logging.getLogger(__name__)
@@ -50,8 +54,16 @@ class Control:
         self._duties = Duties(app)
         self._stop = threading.Event()
         self._bell = Bell(app.runtime.bells)
+        self._notifiers = plugins.notifiers(app.settings.alerts)
         self._scheduled = self._plan()
-        self._held: dict[str, float] = {}
+        self._mailers = mailers(app, self._holder, self._notifiers)
+        away = Away(app.settings, self._notifiers)
+        embedded = app.settings.embedded  # there is no worker to lose but this process
+        self._watcher = (
+            None if embedded else Watcher(app, self._holder, list(self._notifiers), away)
+        )
+        coordination = app.runtime.store.coordination
+        self._turns = Turns(coordination, self._holder, self._settings.lease_s)
 
     def _plan(self) -> list[_Scheduled]:
         tick_s, duties = self._settings.tick_s, self._duties
@@ -63,7 +75,7 @@ class Control:
             _Scheduled("cancel", duties.cancel, tick_s),
             _Scheduled("poll", duties.poll, tick_s),
             _Scheduled("probe", duties.probe, tick_s),
-            _Scheduled("publish", lambda: outbox.publish(self._app), tick_s),
+            _Scheduled("publish", lambda: outbox.publish(self._app, list(self._notifiers)), tick_s),
             _Scheduled("clean", duties.clean, max(tick_s, _CLEAN_S)),
             _Scheduled("sweep", duties.sweep, self._settings.sweep_s),
         ]
@@ -81,15 +93,23 @@ class Control:
     def run(self) -> None:
         """Work until `stop` is called."""
         _log.info("control %s is at work", self._holder)
+        for thread in self._threads:
+            thread.start()
         try:
             while not self._stop.is_set():
                 self._round(self._bell.wait(self._until_due()))
         finally:
             self._bell.close()
+            for thread in self._threads:
+                thread.stop()
             try:
                 self._app.runtime.store.coordination.release(self._holder)
             except WlmError as error:
                 _log.warning("leases not given back: %s", error.message)
+
+    @property
+    def _threads(self) -> list[Watcher | Mailer]:
+        return [*self._mailers, *([self._watcher] if self._watcher else [])]
 
     def stop(self) -> None:
         """End `run` soon; safe from any thread and from a signal handler."""
@@ -118,7 +138,7 @@ class Control:
 
     def _attempt(self, one: _Scheduled) -> int:
         try:
-            if one.name == "rung" or self._holds(one.name):
+            if one.name == "rung" or self._turns.mine(one.name):
                 return one.duty()
         except WlmError as error:
             self._warn(one, error.message)
@@ -130,15 +150,3 @@ class Control:
         if time.monotonic() - one.warned >= _QUIET_S:
             one.warned = time.monotonic()
             _log.warning("duty %s: %s", one.name, message)
-
-    def _holds(self, name: str) -> bool:
-        """Take or keep the lease of a duty, asking the database only when half of it is over."""
-        lease_s = self._settings.lease_s
-        if time.monotonic() < self._held.get(name, 0.0):
-            return True
-        asked = time.monotonic()
-        if not self._app.runtime.store.coordination.acquire(name, self._holder, lease_s):
-            self._held.pop(name, None)
-            return False
-        self._held[name] = asked + lease_s / 2
-        return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
 from wlm_tasks.celery import WlmCelery
+from wlm_tasks.control import news
 from wlm_tasks.control.queues import EVENTS
 from wlm_tasks.errors import ServiceError
 from wlm_tasks.state.coordination import OutboxEvent
@@ -22,8 +24,10 @@ _KEY_BYTES = 200
 CONFIRM_TIMEOUT_S = 10.0
 
 
-def publish(app: WlmCelery) -> int:
+def publish(app: WlmCelery, notifiers: Sequence[str] = ()) -> int:
     """Publish what has not gone out, in order; marked only after the broker has confirmed it.
+
+    What people chose to be told of it becomes notices, by these notifiers.
 
     A crash in between publishes some events twice, with the same ``message_id``. Raises
     `ServiceError` if the broker is out of reach.
@@ -36,6 +40,7 @@ def publish(app: WlmCelery) -> int:
             coordination.flush()
             _send(app, waiting)
         if waiting:
+            news.tell(app, waiting, notifiers)
             coordination.mark_published([event.id for event in waiting])
         published += len(waiting)
         # what came meanwhile goes with the next batch: many small ones would cost far more

@@ -38,7 +38,8 @@ _PASSWORD_QUERY: Final = re.compile(
 #: the same where somebody forgot the scheme
 _PASSWORD_ALONE: Final = re.compile(r"([^\s:/@'\"]+):[^\s:]+@(?=\S)")
 _SECRET_NAME: Final = re.compile(
-    r"passw|secret|token|cred|api_?key|encrypt|private|(?<![a-z0-9])(?:pass|pwd?)(?![a-z0-9])",
+    # the URL of a webhook lets in whoever knows it
+    r"passw|secret|token|cred|api_?key|encrypt|private|webhook_url|(?<![a-z0-9])(?:pass|pwd?)(?![a-z0-9])",
     re.IGNORECASE,
 )
 
@@ -88,10 +89,11 @@ class _Show(reprlib.Repr):
     def repr_dict(self, x: dict[object, object], level: int) -> str:
         """Return the first entries, without the values of names that sound secret."""
         first = itertools.islice(x.items(), self.maxdict + 1)
-        return super().repr_dict({k: "***" if _sounds_secret(k) else v for k, v in first}, level)
+        return super().repr_dict({k: "***" if sounds_secret(k) else v for k, v in first}, level)
 
 
-def _sounds_secret(name: object) -> bool:
+def sounds_secret(name: object) -> bool:
+    """Tell whether what goes by this name is better not shown."""
     return isinstance(name, str) and _SECRET_NAME.search(name) is not None
 
 
@@ -122,7 +124,7 @@ def show(value: object, name: str = "") -> str:
 
     `name` is the field's own name; the value of a field that sounds like a secret is not shown.
     """
-    if _sounds_secret(name):
+    if sounds_secret(name):
         return "'***'"
     shown = mask(one_line(_SHOW.repr(value)))
     if len(shown) > SHOWN + 2:  # the quotes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -61,6 +61,19 @@ SEVERITY: Final[Mapping[NoticeKind, Severity]] = {
 }
 
 
+#: what people may choose to be told (``alerts.on``); kinds that are in none are always told
+CHOICES: Final[Mapping[str, frozenset[NoticeKind]]] = {
+    "experiment-ended": frozenset({NoticeKind.EXPERIMENT_ENDED}),
+    "experiment-failed": frozenset({NoticeKind.EXPERIMENT_ENDED}),
+    "experiment-paused": frozenset({NoticeKind.EXPERIMENT_PAUSED}),
+    "queue-stuck": frozenset({NoticeKind.QUEUE_STUCK, NoticeKind.QUEUE_SERVED}),
+    "site-down": frozenset({NoticeKind.SITE_DOWN, NoticeKind.SITE_BACK}),
+}
+_OPTIONAL: Final = frozenset().union(*CHOICES.values())
+#: how experiments end that nobody need look after
+_FINE: Final = frozenset({"DONE", "CANCELLED"})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Notice:
     """One thing to tell. Times are seconds since the epoch by the database's clock.
@@ -70,8 +83,9 @@ class Notice:
     - of workers: ``host``, ``incarnation``, ``queues`` (list), ``zone``; ``since`` (last sign of
       life), ``started_at``; ``witnesses`` (``{"serf": "failed for 12 s", ...}``); ``steps``, a list
       of ``{"experiment", "name", "step", "became"}`` with what was running on it and what became of
-      it; ``more_steps`` (how many beyond that list); ``reason``; ``down_s`` (of one that is back);
-      ``times`` and ``within_s`` (of one that flaps); ``deadline`` (of a drain)
+      it: ``taken over by NAME``, ``released`` or, of what nobody has taken yet, ``waiting`` with or
+      without more words; ``more_steps`` (how many beyond that list); ``reason``; ``down_s`` (of one
+      that is back); ``times`` and ``within_s`` (of one that flaps); ``deadline`` (of a drain)
     - of the fleet: ``gone`` (names), ``expected`` (how many there should be), ``reason``
     - of the broker, the database, a site: ``reason``, ``since``, ``down_s``, ``state``
     - of a queue: ``waiting`` (ready steps), ``consumers``, ``since``
@@ -85,6 +99,15 @@ class Notice:
     detail: Mapping[str, Any] = field(default_factory=dict)
     #: the key of the notice it ends, such as that of the WORKER_DOWN of a WORKER_BACK
     ends: str | None = None
+
+    def is_wanted(self, chosen: Collection[str]) -> bool:
+        """Whether people want to be told; `chosen` are some of `CHOICES`."""
+        if self.kind not in _OPTIONAL:
+            return True
+        names = {name for name, kinds in CHOICES.items() if self.kind in kinds} & set(chosen)
+        if names == {"experiment-failed"}:
+            return self.detail.get("state") not in _FINE
+        return bool(names)
 
     @property
     def severity(self) -> Severity:

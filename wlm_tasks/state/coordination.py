@@ -54,6 +54,13 @@ class Coordination:
         with self._database.write() as connection:
             return connection.execute(statement).one_or_none() is not None
 
+    def release_one(self, name: str, holder: str) -> None:
+        """Give up one lease, so that another may take it at once."""
+        with self._database.write() as connection:
+            connection.execute(
+                leases.delete().where(leases.c.name == name, leases.c.holder == holder)
+            )
+
     def release(self, holder: str) -> None:
         """Give up every lease of a holder, so that another need not wait for its end."""
         with self._database.write() as connection:

@@ -23,6 +23,7 @@ from wlm_tasks.state.schema import (
     db_now,
     events,
     experiments,
+    is_open,
     jobs,
     steps,
     sweeps,
@@ -34,6 +35,7 @@ from wlm_tasks.state.views import (
     ExperimentView,
     Filter,
     JobView,
+    RunningView,
     StepView,
     SweepView,
     TransferView,
@@ -238,6 +240,24 @@ class Views:
                 select(steps.c.queue, func.count()).where(IS_READY).group_by(steps.c.queue)
             )
             return dict(tuple(row) for row in rows)
+
+    def running(self) -> builtins.list[RunningView]:
+        """The steps that workers work on, the oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(steps.c.worker, steps.c.experiment_id, steps.c.name, steps.c.started_at)
+                .where(is_open(StepState.RUNNING))
+                .order_by(steps.c.started_at)
+            )
+            return [
+                RunningView(
+                    worker=row.worker or "",
+                    experiment_id=row.experiment_id,
+                    step=row.name,
+                    since=row.started_at,
+                )
+                for row in rows
+            ]
 
     def steps_of(self, ids: Sequence[str]) -> dict[str, builtins.list[StepView]]:
         """The steps of several experiments, by experiment."""

@@ -37,7 +37,7 @@ metadata: Final = MetaData(
 )
 
 #: SQLite numbers rows by itself only if the column is a plain INTEGER.
-_BigId = BigInteger().with_variant(Integer(), "sqlite")
+BigId = BigInteger().with_variant(Integer(), "sqlite")
 
 sweeps: Final = Table(
     "sweeps",
@@ -179,7 +179,7 @@ jobs: Final = Table(
 events: Final = Table(
     "events",
     metadata,
-    Column("id", _BigId, primary_key=True, autoincrement=True),
+    Column("id", BigId, primary_key=True, autoincrement=True),
     Column("experiment_id", String(16)),
     Column("seq", Integer),
     Column("state", String(12), nullable=False),

@@ -70,6 +70,17 @@ class Upkeep:
             ).all()
             return _with_segments(connection, rows)
 
+    def stuck(self, older_s: float) -> dict[str, tuple[int, float]]:
+        """Queues whose oldest ready step waits longer than this: how many wait, and since when."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(steps.c.queue, func.count(), func.min(steps.c.ready_at))
+                .where(IS_READY)
+                .group_by(steps.c.queue)
+                .having(func.min(steps.c.ready_at) < db_now() - older_s)
+            )
+            return {queue: (count, since) for queue, count, since in rows}
+
     def mark_sent(self, sent: Iterable[NextStep]) -> None:
         """The messages of these steps went out just now."""
         keys = [(step.experiment_id, step.segment[0].value) for step in sent]
@@ -157,22 +168,7 @@ class Upkeep:
         """Steps whose holder went silent become ready again, or fail after too many crashes."""
 
         def release(connection: Connection, row: Any) -> None:
-            poisoned = row.crashes + 1 >= poison_after
-            reason = crash_reason(row.crashes + 1) if poisoned else "its worker went silent"
-            to = StepState.FAILED if poisoned else StepState.READY
-            when = {"ended_at": True} if poisoned else {"ready_at": True, "sent_at": None}
-            advance(
-                connection,
-                row.experiment_id,
-                row.seq,
-                to,
-                detail={"reason": reason},
-                reason=reason,
-                crashes_add=1,
-                lease_until=None,
-                message_id=None,
-                **when,
-            )
+            release_lost(connection, row, "its worker went silent", poison_after)
 
         return self._move_open(StepState.RUNNING, steps.c.lease_until < db_now(), limit, release)
 
@@ -234,6 +230,28 @@ class Upkeep:
             connection.execute(
                 update(experiments).where(experiments.c.id.in_(ids)).values(cancel_sent_at=db_now())
             )
+
+
+def release_lost(connection: Connection, row: Any, reason: str, poison_after: int) -> StepState:
+    """Take a step back from a holder that is lost: it is ready again, or fails as poison."""
+    poisoned = row.crashes + 1 >= poison_after
+    if poisoned:
+        reason = crash_reason(row.crashes + 1)
+    to = StepState.FAILED if poisoned else StepState.READY
+    when = {"ended_at": True} if poisoned else {"ready_at": True, "sent_at": None}
+    advance(
+        connection,
+        row.experiment_id,
+        row.seq,
+        to,
+        detail={"reason": reason},
+        reason=reason,
+        crashes_add=1,
+        lease_until=None,
+        message_id=None,
+        **when,
+    )
+    return to
 
 
 def crash_reason(crashes: int) -> str:

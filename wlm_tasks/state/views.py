@@ -156,3 +156,13 @@ class Filter:
     name: str | None = None  #: part of the name, in any case
     labels: dict[str, str] = field(default_factory=dict)
     limit: int | None = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningView:
+    """A step that a worker works on; `since` in seconds since the epoch."""
+
+    worker: str
+    experiment_id: str
+    step: str
+    since: float | None

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from wlm_tasks.celery import WlmCelery
 from wlm_tasks.model.checks import show
 from wlm_tasks.model.steps import StepName, task_name
 
@@ -39,7 +40,15 @@ _OTHERS: Final[Mapping[str, type]] = {
 
 
 class Consumer(CeleryConsumer):
-    """What takes messages in a worker of ours."""
+    """What takes messages in a worker of ours, and sends heartbeats as often as is waited for."""
+
+    def __init__(
+        self, on_task_request: Any, *, app: WlmCelery, worker_options: Any = None, **kwargs: Any
+    ) -> None:
+        options = dict(worker_options or {})
+        if options.get("heartbeat_interval") is None:
+            options["heartbeat_interval"] = app.settings.watch.beat_s
+        super().__init__(on_task_request, app=app, worker_options=options, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Return what is called with each message."""

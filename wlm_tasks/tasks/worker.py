@@ -9,6 +9,7 @@ import click
 from celery.apps.worker import Worker as CeleryWorker
 
 from wlm_tasks.model.steps import ALL_QUEUES
+from wlm_tasks.tasks import presence as _presence  # noqa: F401 - it listens to Celery's signals
 
 
 class Worker(CeleryWorker):

@@ -209,9 +209,9 @@ def test_the_next_life_takes_over_what_the_last_one_knew(serf: PrivateSerf) -> N
 
 
 def test_events_reach_the_spool_by_the_handler_of_control_alone(serf: PrivateSerf) -> None:
-    handler = {"handler": str(Path(__file__).parents[3] / "deploy" / "serf" / "spool-events")}
-    seed = serf.started("control@host", role=Role.CONTROL, settings=serf.settings(**handler))
-    worker = serf.started(settings=serf.settings(**handler))
+    handler = str(Path(__file__).parents[3] / "deploy" / "serf" / "spool-events")
+    seed = serf.started("control@host", role=Role.CONTROL, settings=serf.settings(handler=handler))
+    worker = serf.started(settings=serf.settings(handler=handler))
     wait_until_joined(seed, 2)
     spool = serf.base / SPOOL
     wait_for(lambda: spool.exists() and worker.node in spool.read_text(), 10.0, "the events")

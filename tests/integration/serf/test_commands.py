@@ -19,8 +19,8 @@ from wlm_tasks.cluster.gossip import MemberStatus
 from wlm_tasks.cluster.launch import agents_directory
 from wlm_tasks.cluster.tags import Role
 from wlm_tasks.config import Settings
-from wlm_tasks.control.doctor import Finding, Level
 from wlm_tasks.control.doctor_serf import examine_serf
+from wlm_tasks.control.findings import Finding, Level
 
 
 def settings_of(serf: PrivateSerf, **changes: object) -> Settings:

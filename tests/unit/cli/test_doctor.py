@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unit.cli.world import World
 
+from services.fixtures import MakeSmtp
+from services.smtpserver import PrivateSmtp
+from wlm_tasks.config import AlertSettings, Secret, Settings
 from wlm_tasks.control import doctor
 from wlm_tasks.control.broker import Mismatch, QueueLook
-from wlm_tasks.control.doctor import Finding, Level
+from wlm_tasks.control.findings import Finding, Level
 
 
 def _found(world: World, code: int = 0) -> dict[str, dict[str, str]]:
@@ -74,6 +78,62 @@ def test_a_broker_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatch) ->
     assert "127.0.0.1:1" in found["broker"]["text"]
     assert "geheim" not in str(found)
     assert "events" in found
+
+
+def test_alerts_that_would_arrive(
+    world: World, monkeypatch: pytest.MonkeyPatch, smtp: PrivateSmtp
+) -> None:
+    monkeypatch.setenv("WLM_ALERTS_ADMIN", "ops@example.org")
+    monkeypatch.setenv("WLM_ALERTS_SMTP_URL", smtp.url)
+    monkeypatch.setenv("WLM_ALERTS_WEBHOOK_URL", "http://localhost:9/token")
+    found = _found(world)
+    assert found["alerts"]["text"] == "people are told by log, smtp, webhook"
+    assert found["alerts smtp"]["text"].endswith(f"{smtp.port}: not encrypted; to ops@example.org")
+    assert found["alerts webhook"]["text"] == "http://localhost:9"
+    assert smtp.received() == []
+
+
+def test_alerts_that_would_not_arrive(
+    world: World, monkeypatch: pytest.MonkeyPatch, make_smtp: MakeSmtp
+) -> None:
+    smtp = make_smtp(smtps=True, password="geheim")
+    monkeypatch.setenv("WLM_ALERTS_ADMIN", "ops@example.org")
+    monkeypatch.setenv("WLM_ALERTS_CA_FILE", str(smtp.cert_file))
+    monkeypatch.setenv("WLM_ALERTS_SMTP_URL", smtp.url.replace("geheim", "falsch"))
+    monkeypatch.setenv("WLM_ALERTS_WEBHOOK_URL", "https://nowhere.invalid/token")
+    found = _found(world, code=1)
+    assert "refuses the login of gateway: 535" in found["alerts smtp"]["text"]
+    assert found["alerts webhook"]["text"] == "https://nowhere.invalid: the host cannot be found"
+    smtp.stop()
+    found = _found(world, code=1)
+    assert found["alerts smtp"]["text"] == f"127.0.0.1:{smtp.port}: connection refused"
+    assert not any(word in str(found) for word in ("falsch", "token"))
+
+
+def test_an_unknown_notifier_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WLM_ALERTS_NOTIFIERS", "smpt")
+    found = _found(world, code=1)
+    assert "got 'smpt', expected one of: log, smtp, webhook" in found["alerts"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "text"),
+    [
+        ({}, Level.WARN, "no notifier is configured"),
+        ({"admin": ("a@b",)}, Level.WARN, "alerts.smtp_url is not: no mail is sent"),
+        ({"smtp_url": Secret("smtp://h")}, Level.WARN, "alerts.admin is not: nobody gets mail"),
+    ],
+)
+def test_alerts_for_nobody(settings: dict[str, Any], level: Level, text: str) -> None:
+    fleet = Settings(
+        data_dir=Path("/d"),
+        broker_url=Secret("amqp://mq"),
+        alerts=AlertSettings(**settings),
+    )
+    found = doctor.judge_alerts(fleet, ["log"])
+    assert found.level is level
+    assert text in found.text
+    assert found.mend is not None
 
 
 def test_a_site_that_takes_no_files(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

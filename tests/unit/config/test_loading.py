@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wlm_tasks.config import Settings, SiteSettings, StepSettings, load
+from wlm_tasks.config import AlertSettings, Settings, SiteSettings, StepSettings, load
 from wlm_tasks.config.settings import default_site
 from wlm_tasks.errors import ConfigError
 
@@ -267,3 +267,17 @@ def test_settings_out_of_reach_are_no_settings(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     environ = {"HOME": "/h", "XDG_CONFIG_HOME": str(tmp_path / ("x" * 300))}
     assert load(environ=environ).source == "defaults"
+
+
+def test_mails_are_from_the_same_address_on_every_host() -> None:
+    """Ids of messages are made of it: two control hosts must give a message the same."""
+    assert AlertSettings().sender_domain == "wlm.invalid"
+    alerts = AlertSettings(admin=("ops@example.org", "a@b"))
+    assert (alerts.sender_address, alerts.sender_domain) == ("wlm@example.org", "example.org")
+    assert AlertSettings(admin=("a@b",), sender="x@y").sender_address == "x@y"
+
+
+def test_a_back_off_does_not_shrink() -> None:
+    expected = r"alerts\.retry_max_s: got 30\.0, expected .* from 60 on"
+    with pytest.raises(ConfigError, match=expected):
+        AlertSettings(retry_s=60, retry_max_s=30)

@@ -111,3 +111,32 @@ def test_unset_variables(tmp_path: Path) -> None:
         assert settings.broker_url is not None
         with pytest.raises(ConfigError, match=r"got 'env:MQ', expected this environment variable"):
             settings.broker_url.reveal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("WLM_ALERTS_WEBHOOK_URL", "ftp://h/hunter2", "a URL such as 'https://host/path'"),
+        ("WLM_ALERTS_WEBHOOK_URL", "https://u:hunter2@h/", "a URL such as 'https://host/path'"),
+        ("WLM_ALERTS_WEBHOOK_SECRET", "hunter2", "8 to 1024 letters"),
+    ],
+)
+def test_what_is_all_secret_is_not_shown_even_if_it_is_wrong(
+    name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"HOME": "/h", name: value})
+    assert str(caught.value).startswith(f"{name}: got '***', expected {expected}")
+
+
+def test_what_is_all_secret_is_not_shown() -> None:
+    """The URL of a webhook lets in whoever knows it, wherever in it the token is."""
+    environ = {
+        "HOME": "/h",
+        "WLM_ALERTS_WEBHOOK_URL": "https://h/hunter2",
+        "WLM_ALERTS_WEBHOOK_SECRET": "hunter2hunter2",
+    }
+    alerts = load(environ=environ).alerts
+    assert alerts.webhook_url is not None
+    assert alerts.webhook_url.reveal() == "https://h/hunter2"
+    assert "hunter2" not in f"{alerts!r} {alerts.webhook_url} {load(environ=environ).describe()}"

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from wlm_tasks.state import alerts_schema as _more_tables  # noqa: F401
 from wlm_tasks.state.schema import metadata
 
 context.configure(

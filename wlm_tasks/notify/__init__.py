@@ -1,0 +1,1 @@
+"""Telling people: `compose` makes messages of notices, each `Notifier` passes them on one way."""
