@@ -8,7 +8,7 @@ from typing import Final
 
 import rich
 
-from benchmarks import chains, idle, intake, latency, listing, serf, staging, submit, web
+from benchmarks import chains, direct, idle, intake, latency, listing, serf, staging, submit, web
 
 NAMES: Final[dict[str, ModuleType]] = {
     "chains": chains,
@@ -18,6 +18,7 @@ NAMES: Final[dict[str, ModuleType]] = {
     "idle": idle,
     "submit": submit,
     "staging": staging,
+    "direct": direct,
     "web": web,
     "serf": serf,
 }

@@ -25,7 +25,9 @@
     │   │   │       ├── SiteOverloadedError
     │   │   │       └── SiteMaintenanceError
     │   │   └── StorageUnavailableError
-    │   │       └── StorageBusyError       another transfer writes the same
+    │   │       ├── StorageBusyError       another transfer writes the same
+    │   │       ├── NoDirectWayError       one host does not reach the other by itself
+    │   │       └── StorageAgainError      what was sent has to be sent again
     │   └── PermanentError         will fail again however often it is tried
     │       ├── JobRejectedError
     │       ├── JobCancelledError
@@ -148,6 +150,14 @@ class StorageUnavailableError(TransientError):
 
 class StorageBusyError(StorageUnavailableError):
     """Another transfer writes the same file, or has just done so."""
+
+
+class NoDirectWayError(StorageUnavailableError):
+    """Two hosts do not get through to each other; through the worker the bytes may."""
+
+
+class StorageAgainError(StorageUnavailableError):
+    """What was sent was not taken, and would be now: a transfer sends it again, once, at once."""
 
 
 class PermanentError(StepError):

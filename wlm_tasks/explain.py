@@ -81,9 +81,10 @@ def transfer_text(step: StepView) -> str:
     done, rate = progress.get("bytes", 0), progress.get("rate", 0)
     which = f"transfer {progress.get('file', 0) + 1} of {progress.get('files', 1)}"
     text = f"{which}: {100 * done // total} % of {size(total)}"
+    words = f", {progress['words']}" if progress.get("words") else ""
     if not rate or done >= total:
-        return text
-    return f"{text} at {size(rate)}/s, {(total - done) / rate:.0f} s left"
+        return text + words
+    return f"{text} at {size(rate)}/s, {(total - done) / rate:.0f} s left{words}"
 
 
 def _watching(situation: Situation, step: StepView) -> str:

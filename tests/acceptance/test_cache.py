@@ -16,7 +16,7 @@ from wlm_tasks.control.embedded import running
 from wlm_tasks.model.states import ExperimentState
 from wlm_tasks.storage import transfer
 from wlm_tasks.storage.base import TransferResult
-from wlm_tasks.tasks import caching, moving
+from wlm_tasks.tasks import routes
 
 MiB = 1024 * 1024
 
@@ -27,8 +27,7 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moved = 0
         self._move = transfer.move
-        for module in (caching, moving):
-            monkeypatch.setattr(module, "move", self)
+        monkeypatch.setattr(routes, "move", self)
 
     def __call__(self, *arguments: Any) -> TransferResult:
         result = self._move(*arguments)

@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
+from services.fixtures import MakeSshd
 from services.processes import script
 from services.sshd import PrivateSshd
 
 
-def run(tmp_path: Path, site: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+def run(
+    tmp_path: Path, site: dict[str, Any], *words: str, storage: dict[str, Any] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command on a site `far` with these settings, where nothing else is set."""
-    lines = [f"{name} = {json.dumps(value)}" for name, value in site.items()]
-    (tmp_path / "wlm.toml").write_text("\n".join(["[sites.far]", *lines, ""]))
+    lines = ["[sites.far]", *(f"{name} = {json.dumps(value)}" for name, value in site.items())]
+    if storage is not None:
+        lines += ["[storages.lab]"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in storage.items()]
+    (tmp_path / "wlm.toml").write_text("\n".join([*lines, ""]))
     environ = {**os.environ, "WLM_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "200"}
     return subprocess.run(
         [script("wlm"), "site", "test", "far", *words],
@@ -42,6 +48,22 @@ def test_a_site_that_works(kind: str, request: pytest.FixtureRequest, tmp_path: 
     assert told.returncode == 0
     assert not list((tmp_path / "scratch").iterdir())
     assert not (tmp_path / "data" / "wlm.db").exists()  # needs no database
+
+
+def test_logins_between_hosts(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """Of the site's host to that of a storage, but not back; the site itself works all the same."""
+    cluster, lab = make_sshd(), make_sshd()
+    lab.lets_in(cluster)
+    site = {"kind": "ssh", "scratch": str(tmp_path / "scratch"), "direct_to": ["lab"]}
+    storage = {"url": f"scp://{lab.host}:{lab.port}", "direct_to": ["far"], **lab.options}
+    del storage["host"]
+    told = run(tmp_path, site | cluster.options, "-o", "json", storage=storage)
+    *others, direct, cleaned = json.loads(told.stdout)
+    assert all(one["good"] for one in [*others, cleaned]), told.stdout
+    assert (direct["name"], direct["good"]) == ("direct", False)
+    back = f"{lab.user}@{lab.host}:{lab.port} to {cluster.user}@{cluster.host}:{cluster.port}"
+    assert direct["text"].startswith(f"{back}: ")
+    assert "own key and known_hosts" in direct["mend"]
 
 
 def test_a_key_that_is_refused(sshd: PrivateSshd, tmp_path: Path) -> None:

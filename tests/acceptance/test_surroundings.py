@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from services import LMOD, require_service
 from services.processes import wait_for
 from services.sshd import PrivateSshd
 from wlm_tasks import Client, Experiment, Resources, Settings
@@ -16,23 +18,15 @@ from wlm_tasks.control.embedded import running
 from wlm_tasks.model.experiment import Retry
 from wlm_tasks.model.states import ExperimentState
 
-MODULE = r"""
-module() {
-  [ -r "$MODULES/$2" ] && . "$MODULES/$2" && return
-  echo "ERROR: Unable to locate a modulefile for '$2'" >&2
-  return 1
-}
-"""
-
 
 @pytest.fixture
 def settings(sshd: PrivateSshd, tmp_path: Path) -> Settings:
-    """A local site and one behind SSH, whose prologue says where modules are."""
+    """A local site and one behind SSH, whose prologue says where Lmod and its modules are."""
+    require_service("Lmod", LMOD.exists())
     home = tmp_path / "modules"
-    (home / "init").mkdir(parents=True)
-    (home / "init" / "bash").write_text(MODULE)
-    (home / "sim").write_text("export SIM=there\n")
-    prologue = f"unset -f module\nexport LMOD_PKG={home} MODULES={home}\n"
+    home.mkdir()
+    (home / "sim.lua").write_text('setenv("SIM", "there")\n')
+    prologue = f"unset -f module\nexport LMOD_PKG={shlex.quote(str(LMOD))} MODULEPATH={home}\n"
     sites = {
         name: SiteSettings(
             name=name,
@@ -71,9 +65,10 @@ def test_programs_are_made_available(settings: Settings, tmp_path: Path, site: s
         wait_for(lambda: run.status is ExperimentState.FAILED, 60, "its end")
         assert run.job is not None
         assert run.job.stdout() == ""
-        assert "'nosuch/2'" in run.why()
-        words = "ERROR: Unable to locate a modulefile for 'nosuch/2'"
-        assert run.job.stderr().splitlines() == [words, f"wlm: module load nosuch/2: {words}"]
+        words = "Lmod has detected the following error: The following module(s) are unknown:"
+        assert f"module load nosuch/2: {words}" in run.why()
+        told = run.job.stderr().splitlines()
+        assert (told[0].strip(), told[-1]) == (words, f"wlm: module load nosuch/2: {words}")
 
 
 @pytest.mark.parametrize("site", ["near", "far"])

@@ -7,6 +7,7 @@ loopback.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,6 +16,12 @@ from services.guardian import Guardian
 
 #: Where the run's configuration keeps its guardian.
 GUARDIAN: Final = pytest.StashKey[Guardian]()
+
+#: Where scripts/setup has unpacked the packages that cannot be installed beside others.
+APART: Final = Path(__file__).parents[2] / ".venv/apart"
+
+#: What `LMOD_PKG` is where Lmod is installed.
+LMOD: Final = APART / "lmod/usr/share/lmod/lmod"
 
 #: Marker of a service, and the fixtures whose use means that a test needs it.
 SERVICE_FIXTURES: Final = {

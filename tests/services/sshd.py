@@ -84,6 +84,37 @@ class PrivateSshd(Service):
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
         return path
 
+    def lets_in(self, other: PrivateSshd) -> None:
+        """Let what runs on the other server log in here by itself, with a key of its own.
+
+        Its ``ssh`` has a configuration of its own, `client_config`; the one of the user who runs
+        the tests is left alone.
+        """
+        key = other.directory / "own_key"
+        if not key.exists():
+            other.new_key(key.name)
+        with (self.directory / "authorized_keys").open("a") as keys:
+            keys.write(key.with_suffix(".pub").read_text())
+        other.own_known_hosts.write_text(self.known_hosts.read_text())
+        other.client_config.write_text(
+            f"IdentityFile {key}\nIdentitiesOnly yes\nUserKnownHostsFile {other.own_known_hosts}\n"
+        )
+        program = other.home / "bin" / "ssh"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {other.client_config} "$@"\n')
+        program.chmod(0o755)
+        (other.home / ".bashrc").write_text(f'PATH="{program.parent}:$PATH"\n')
+
+    @property
+    def client_config(self) -> Path:
+        """The configuration of the ``ssh`` of what runs on it."""
+        return self.directory / "own_ssh_config"
+
+    @property
+    def own_known_hosts(self) -> Path:
+        """The hosts that it knows."""
+        return self.directory / "own_known_hosts"
+
     def start(self, timeout: float = 20.0) -> None:
         """Start it and wait until it answers."""
         if not self.key_file.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from wlm_tasks.errors import (
 from wlm_tasks.model.cleanup import Cleanup
 from wlm_tasks.model.states import ExperimentState, JobRecord
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.state.cleaning import Removal
+from wlm_tasks.state.cleaning import AT_ONCE, Removal
+from wlm_tasks.state.connections import ConnectionLeases
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
 
 
@@ -184,14 +186,72 @@ def test_a_removal_that_was_held_up_says_nothing_of_what_came_after(world: World
     assert (view.cleanup, view.cleanup_reason, view.removed_at) == ("delete", None, None)
 
 
-def test_asking_leaves_the_pause_of_a_removal_that_has_begun(world: World) -> None:
+def test_asking_leaves_the_pause_of_a_removal_that_has_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cleaning, experiment_id = world.store.cleaning, done(world)
-    for _ in range(6):
-        begun(world, experiment_id)
-    cleaning.ask([experiment_id])
+    take = ConnectionLeases.take
+
+    def begun_meanwhile(*arguments: Any) -> bool:
+        for _ in range(6):
+            begun(world, experiment_id)
+        return take(*arguments)
+
+    monkeypatch.setattr(ConnectionLeases, "take", begun_meanwhile)
+    assert cleaning.ask() == [experiment_id]
     with world.store.database.read() as connection:
         due_at = connection.exec_driver_sql("SELECT cleanup_at FROM experiments").scalar_one()
     assert due_at - world.store.views.now() > 1800
+
+
+def several(world: World, **counts: int) -> dict[str, list[str]]:
+    """So many of each site that are to be removed, one site after the other."""
+    made: dict[str, list[str]] = {site: [] for site in counts}
+    for site, count in counts.items():
+        for _ in range(count):
+            made[site].append(done(world))
+            world.sql("UPDATE experiments SET site = :s WHERE id = :e", s=site, e=made[site][-1])
+    for at, experiment_id in enumerate(chain.from_iterable(made.values()), 1):
+        world.sql("UPDATE experiments SET ended_at = :t WHERE id = :e", t=at, e=experiment_id)
+    return made
+
+
+def test_a_site_has_a_few_removals_at_a_time_and_the_sites_take_turns(world: World) -> None:
+    cleaning, made = world.store.cleaning, several(world, slow=AT_ONCE + 2, other=2, away=1)
+    slow, other = made["slow"], made["other"]
+    first = cleaning.ask(["away"])
+    assert first == [slow[0], other[0], slow[1], other[1], *slow[2:AT_ONCE]]
+    assert cleaning.ask() == made["away"]
+    assert cleaning.ask() == []
+    cleaning.over(slow[1], "slow")
+    assert cleaning.ask() == [slow[AT_ONCE]]
+    world.sql("UPDATE connections SET expires_at = 0")  # its worker is gone
+    assert cleaning.ask() == [slow[AT_ONCE + 1]]
+    world.sql("UPDATE experiments SET cleanup_at = 0")
+    assert set(cleaning.ask()) == {*slow[: AT_ONCE - 1], *other, *made["away"]}
+
+
+def test_those_behind_many_of_a_slow_site_are_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.state.cleaning._LOOKED_AT", 2)
+    made = several(world, slow=AT_ONCE + 3, other=1)
+    asked = world.store.cleaning.ask()
+    assert set(asked) == {*made["slow"][:AT_ONCE], *made["other"]}
+    assert asked[1] == made["other"][0]
+
+
+def test_one_that_is_under_way_is_not_asked_for_again(world: World) -> None:
+    """Though it takes longer than the pause before the next try."""
+    cleaning, experiment_id = world.store.cleaning, done(world)
+    assert cleaning.ask() == [experiment_id]
+    removal = begun(world, experiment_id)
+    cleaning.goes_on(experiment_id, "alpha", 1000)
+    world.sql("UPDATE experiments SET cleanup_at = 0")
+    assert cleaning.ask() == []
+    cleaning.failed(removal, "busy")
+    cleaning.over(experiment_id, "alpha")
+    assert cleaning.ask() == [experiment_id]
 
 
 def test_every_directory_it_ever_had(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from state.rig import Rig
@@ -16,6 +17,7 @@ from wlm_tasks.errors import (
 )
 from wlm_tasks.model.states import ExperimentState
 from wlm_tasks.model.steps import StepName
+from wlm_tasks.state.cleaning import AT_ONCE
 from wlm_tasks.tasks.cleaning import remove_directory
 
 
@@ -38,6 +40,34 @@ def test_control_asks_and_a_worker_removes(rig: Rig) -> None:
     assert workdir not in rig.fake.workdirs
     assert remove_directory(rig.app.runtime, experiment_id) == "not to be removed"
     assert rig.world.log(experiment_id).count((0, "REMOVED")) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_end_of_a_removal_lets_another_begin(rig: Rig, fails: bool) -> None:
+    """However it ends; while it runs it has its place."""
+    ended(rig)
+    ended(rig)
+    for number in range(AT_ONCE - 1):
+        assert rig.world.store.connections.take("removals alpha", AT_ONCE, f"{number}", 1000)
+    assert rig.duties.clean() == 1
+    asked_for = str(rig.sent.system[-1][1][0])
+    held: list[list[str]] = []
+    backend = rig.app.runtime.site("alpha").backend
+    discard = type(backend).discard
+
+    def discards(*arguments: Any) -> bool:
+        assert rig.duties.clean() == 0
+        held.append(rig.world.store.connections.holders("removals alpha"))
+        return discard(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(backend), "discard", discards)
+        if fails:
+            rig.fake.fail("discard", BackendUnavailableError("busy"))
+        assert remove_directory(rig.app.runtime, asked_for) == ("failed" if fails else "removed")
+    assert held
+    assert asked_for in held[0]
+    assert rig.duties.clean() == 1
 
 
 def test_a_site_that_fails_and_one_that_is_away(rig: Rig) -> None:

@@ -138,7 +138,7 @@ def site() -> SiteSettings:
 def shown(value: object) -> str:
     if value is None:
         return "none"
-    text = json.dumps(value) if isinstance(value, bool | list) else str(value)
+    text = json.dumps(value) if isinstance(value, bool | list | tuple) else str(value)
     return f"`{text}`"
 
 

@@ -86,6 +86,16 @@ CASES: list[tuple[Situation, str]] = [
     (
         _situation(
             _at(
+                STAGE_IN, S.RUNNING, progress={"bytes": 50, "total": 200, "words": "by the worker"}
+            ),
+            E.PREPARING,
+        ),
+        "stage_in: runs on w1@host, attempt 1, transfer 1 of 1: 25 % of 200 B, by the worker,"
+        " for 10 s",
+    ),
+    (
+        _situation(
+            _at(
                 STAGE_IN,
                 S.RUNNING,
                 progress={"file": 0, "files": 1, "bytes": 10**9, "total": 4 * 10**9, "rate": 10**8},

@@ -159,7 +159,7 @@ def _show_steps(steps: Sequence[StepView], now: float) -> None:
     output.show("", table)
     for step in steps:
         if moved := transfer_text(step):
-            output.show(Text.assemble((f"  {step.name}  ", "dim"), moved))
+            output.show(Text.assemble((f"  {step.name}  ", "dim"), output.clean(moved)))
 
 
 def _show_attempts(steps: Sequence[StepView], attempts: Sequence[AttemptView]) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from wlm_tasks.config.secret import Secret
 from wlm_tasks.errors import ConfigError
+from wlm_tasks.model import fields
 from wlm_tasks.model.checks import (
     Check,
     flag,
@@ -117,6 +118,13 @@ def labels(value: object) -> tuple[str, ...]:
     if len(set(found)) < len(found):
         raise ValueError(expected)
     return found
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Check for a list of names of sites or storages."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("a list of names, such as ['lab']")  # noqa: TRY004
+    return tuple(map(fields.site, value))
 
 
 def scratch(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from wlm_tasks.config.alerts import AlertSettings
 from wlm_tasks.config.fields import (
     check_section,
     read_flag,
+    read_list,
     read_number,
     rule,
 )
@@ -147,6 +148,8 @@ class SiteSettings:
     cleanup: CleanupPolicy = field(default=CleanupPolicy.KEEP, metadata=rule(check_policy))
     #: days between the end of such an experiment and the removal of its directory
     cleanup_after_days: float = field(default=0.0, metadata=rule(check_days, read_number))
+    #: storages on hosts that the site's host logs in to by itself: files go there directly
+    direct_to: tuple[str, ...] = field(default=(), metadata=rule(own.names, read_list))
     #: what only this kind of site needs, such as host and user
     options: Mapping[str, str | int] = field(default_factory=dict)
 
@@ -186,6 +189,8 @@ class StorageSettings:
     bytes_per_s: float | None = field(
         default=None, metadata=rule(checks.optional(own.rate), read_number)
     )
+    #: sites on hosts that the storage's host logs in to by itself: files go there directly
+    direct_to: tuple[str, ...] = field(default=(), metadata=rule(own.names, read_list))
     #: what only storages of this scheme need, such as user and credentials
     options: Mapping[str, str | int] = field(default_factory=dict)
 
@@ -212,6 +217,11 @@ class StorageSettings:
         if self.bytes_per_s is None or self.max_transfers is None:
             return None
         return self.bytes_per_s / self.max_transfers
+
+    @property
+    def is_ssh(self) -> bool:
+        """Whether its files are on a host behind SSH."""
+        return self.url.partition(":")[0].lower() in {"scp", "sftp"}
 
     def covers(self, url: str) -> bool:
         """Whether a URL is meant; without a port that of any port is."""
@@ -260,6 +270,16 @@ class Settings:
         sites = dict(self.sites) or {"local": default_site(self.data_dir)}
         object.__setattr__(self, "sites", MappingProxyType(sites))
         object.__setattr__(self, "storages", MappingProxyType(dict(self.storages)))
+        self._check_direct()
+
+    def _check_direct(self) -> None:
+        """Check that both ends of each direct way are hosts behind SSH."""
+        sites = {name for name, site in self.sites.items() if site.options.get("host")}
+        storages = {name for name, one in self.storages.items() if one.is_ssh}
+        for name, site in self.sites.items():
+            _check_logins(f"sites.{name}", site.direct_to, name in sites, "storage", storages)
+        for name, one in self.storages.items():
+            _check_logins(f"storages.{name}", one.direct_to, name in storages, "site", sites)
 
     def storage(self, url: str) -> StorageSettings | None:
         """Return the settings for a URL, the most special ones; None if there are none."""
@@ -295,6 +315,17 @@ def default_site(data_dir: Path) -> SiteSettings:
         scratch=str(data_dir.absolute() / "scratch"),
         max_running=os.cpu_count(),
     )
+
+
+def _check_logins(
+    table: str, names: Sequence[str], is_ssh: bool, kind: str, known: Set[str]
+) -> None:
+    for name in names:
+        if not is_ssh or name not in known:
+            expected = f"the name of a {kind} behind SSH {checks.suggest(name, known)}"
+            if not is_ssh:
+                expected = "nothing: files go there directly from a host behind SSH only"
+            raise ConfigError(problem(f"{table}.direct_to", name, expected))
 
 
 def _plain(value: object) -> Any:

@@ -28,8 +28,6 @@ AGAIN_AFTER_S = 30.0
 CANCEL_AGAIN_S = (3.0, 30.0)
 #: How fast that grows, in parts of the time since the first.
 _CANCEL_PACE = 0.1
-#: Directories whose removal is asked for at a time.
-_REMOVALS = 50
 #: More than are asked for in one go: those that wait longer must not hide the new ones.
 _CANCELS_SEEN = 10 * BATCH
 #: Seconds in which cancels are done here while the broker is away: in one go, and for each.
@@ -198,9 +196,7 @@ class Duties:
         cleaning, rows = self.runtime.store.cleaning, self.runtime.store.sites.all()
         silent = [name for name, row in rows.items() if row.state in SILENT]
         slice_s = self.runtime.settings.steps.slice_s
-        ids = cleaning.due(_REMOVALS, silent, slice_s=slice_s)
-        if ids:
-            cleaning.ask(ids)
+        ids = cleaning.ask(silent, slice_s=slice_s)
         for experiment_id in ids:
             send_system(self.app, "wlm.remove", [experiment_id], "envsetup", priority=0)
         return len(ids)

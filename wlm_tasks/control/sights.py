@@ -9,8 +9,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from wlm_tasks.cluster.gossip import MemberStatus
+from wlm_tasks.cluster.gossip import EventKind, MemberStatus
 from wlm_tasks.cluster.members import View
+from wlm_tasks.control.second_path import Noted
 from wlm_tasks.control.witnesses import Heard
 from wlm_tasks.model.workers import Sight, Witness
 from wlm_tasks.state.roster import Present
@@ -31,6 +32,7 @@ class Evidence:
     queues_since: float | None = None  #: since when the broker's events are listened to
     queues_gone: Mapping[str, float] = field(default_factory=dict)
     serf: View | None = None  #: None where it is not in use
+    noted: Mapping[tuple[str, str], Noted] = field(default_factory=dict)  #: by Serf's handlers
 
 
 def sights(worker: Present, evidence: Evidence) -> dict[Witness, Sight]:
@@ -102,7 +104,7 @@ def _database(worker: Present, evidence: Evidence) -> Sight | None:
 def _serf(worker: Present, evidence: Evidence) -> Sight | None:
     view, now = evidence.serf, evidence.now
     if view is None or not view.connected or view.listed_at is None:
-        return None
+        return _noted(worker, evidence)
     if (seen := view.workers.get((worker.name, worker.incarnation))) is not None:
         for_s = now - seen.since
         alive = seen.status in (MemberStatus.ALIVE, MemberStatus.LEAVING)
@@ -114,3 +116,13 @@ def _serf(worker: Present, evidence: Evidence) -> Sight | None:
     if unlisted_s <= _MEETING_S or view.alive <= 1:
         return None
     return Sight(alive=False, for_s=unlisted_s, words="not a member")
+
+
+def _noted(worker: Present, evidence: Evidence) -> Sight | None:
+    """What a handler wrote down last, where the agent itself cannot be asked."""
+    noted = evidence.noted.get((worker.name, worker.incarnation))
+    if noted is None or noted.kind not in (EventKind.FAILED, EventKind.LEAVE):
+        return None
+    left = noted.kind is EventKind.LEAVE
+    for_s = evidence.now - noted.at
+    return Sight(alive=False, for_s=for_s, words="left" if left else "failed", goodbye=left)

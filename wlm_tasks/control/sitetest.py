@@ -16,20 +16,26 @@ from pathlib import Path
 from typing import Final
 
 from wlm_tasks.compute.base import ENDED, ComputeBackend, JobSpec, JobState, JobStatus, Submitted
+from wlm_tasks.config import StorageSettings
 from wlm_tasks.errors import (
     ConfigError,
     JobRejectedError,
+    NoDirectWayError,
     SiteAuthError,
     SiteMaintenanceError,
     SiteOverloadedError,
     SiteUnreachableError,
     WlmError,
 )
+from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.direct import check_login
+from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.model.experiment import Experiment, Resources, Transfer
 from wlm_tasks.runtime import Runtime, Site
 from wlm_tasks.state.intake import new_id
 from wlm_tasks.state.intents import Intent, job_token
 from wlm_tasks.storage.base import TransferControl
+from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.tasks.moving import Mover
 from wlm_tasks.tasks.perform import job_spec
 
@@ -44,6 +50,7 @@ _MEND: Final[dict[type[WlmError], str]] = {
     SiteMaintenanceError: "wait until its operators give it back",
     SiteOverloadedError: "wait, or lower max_running and submit_per_s",
     JobRejectedError: "the words are the site's own: see its directory, limits and options",
+    NoDirectWayError: "see that ssh on that host gets there by its own key and known_hosts",
     ConfigError: "correct wlm.toml; the line says what was expected",
 }
 
@@ -105,6 +112,7 @@ class SiteTest:
             ("read output", self._read),
             ("stage out", self._stage_out),
             ("cancel", self._cancel),
+            *([("direct", self._direct)] if self._logins else []),
         ]
 
     @property
@@ -227,6 +235,28 @@ class SiteTest:
                 raise SiteTestFault(f"not confirmed within {self.wait_s:g} s")
             time.sleep(_LOOK_S)
         return "a second job was ended, and the site confirms it"
+
+    @property
+    def _logins(self) -> list[tuple[StorageSettings, bool, bool]]:
+        """Storages with a direct way: whether the site logs in there, and the storage here."""
+        site = self._site.settings
+        found = [
+            (storage, storage.name in site.direct_to, site.name in storage.direct_to)
+            for storage in self.runtime.settings.storages.values()
+        ]
+        return [one for one in found if any(one[1:])]
+
+    def _direct(self) -> str:
+        told = []
+        site = SshShell(address_of(self.name, self._site.settings.options))
+        for storage, there, here in self._logins:
+            other = ScpStorage(name=storage.name, options=storage.options).shell(
+                f"{storage.url.rstrip('/')}/x"
+            )
+            for by, to in [(site, other)] * there + [(other, site)] * here:
+                check_login(by, to.address)
+                told.append(f"{by.address} logs in to {to.address}")
+        return "; ".join(told)
 
     def _clean_up(self) -> str:
         if self._backend.discard(self._workdir):

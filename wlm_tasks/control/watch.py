@@ -15,11 +15,12 @@ from typing import Any, Final
 from wlm_tasks import __version__
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.cluster.agent import SerfAgent
-from wlm_tasks.cluster.launch import agents_directory
+from wlm_tasks.cluster.launch import SPOOL, agents_directory
 from wlm_tasks.cluster.members import Membership
 from wlm_tasks.cluster.tags import Role, WorkerAttributes
 from wlm_tasks.control.fleet import Fleet
 from wlm_tasks.control.mailing import Away
+from wlm_tasks.control.second_path import SecondPath
 from wlm_tasks.control.sights import Evidence
 from wlm_tasks.control.surroundings import Surroundings
 from wlm_tasks.control.turns import Turns
@@ -59,6 +60,7 @@ class Watcher:
         self._heartbeats = Heartbeats(app)
         self._broker_events = _broker_events(app)
         self._agent, self._members = _serf(app, holder)
+        self._second_path = SecondPath(agents_directory(app.settings) / SPOOL)
         self._database_since = time.monotonic()
         self._last_look = time.monotonic()
         self._yield_until = self._surroundings_at = self._forget_at = self._warned = 0.0
@@ -135,6 +137,8 @@ class Watcher:
             self._notifiers,
             poison_after=self._app.settings.steps.poison_after,
         )
+        if self._members is not None:
+            self._second_path.read()
         changes = fleet.look(self._evidence(now))
         if self._heartbeats.since is not None:
             self._broker_is_back()
@@ -159,6 +163,7 @@ class Watcher:
             queues_since=None if events is None else events.since,
             queues_gone={} if events is None else dict(events.gone),
             serf=None if self._members is None else self._members.snapshot(),
+            noted=self._second_path.noted,
         )
 
     def _tell_of_broker(self) -> None:

@@ -41,6 +41,11 @@ class Address:
         port = "" if self.port == _PORT else f":{self.port}"
         return f"{self.user}@{host}{port}"
 
+    @property
+    def place(self) -> tuple[str, str, int, tuple[object, ...] | None]:
+        """Who is logged in where, by which way: what two addresses of one login have in common."""
+        return self.user, self.host, self.port, None if self.via is None else self.via.place
+
     def url(self, path: str) -> str:
         """Return an absolute path on the host as an ``sftp://`` URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -38,7 +38,7 @@ READER_WAIT_S: Final = 5.0
 _KEEPALIVE_S: Final = 15.0
 _KEEPALIVES: Final = 3
 #: the fastest first
-_CIPHERS: Final = (
+CIPHERS: Final = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
     "chacha20-poly1305@openssh.com",
@@ -175,7 +175,7 @@ class Line:
                 ),
                 known_hosts=str(address.known_hosts_file),
                 preferred_auth="publickey",
-                encryption_algs=_CIPHERS,
+                encryption_algs=CIPHERS,
                 connect_timeout=_CONNECT_S,
                 login_timeout=_LOGIN_S,
                 keepalive_interval=_KEEPALIVE_S,

@@ -21,6 +21,7 @@ from wlm_tasks.errors import (
     StepError,
     StorageRefusedError,
 )
+from wlm_tasks.hosts.address import Address
 from wlm_tasks.hosts.places import Place
 from wlm_tasks.hosts.scripts import OUTSIDE, failure
 from wlm_tasks.hosts.ssh import SshShell
@@ -35,6 +36,7 @@ _SLACK_S: Final = 120.0
 _WORTHWHILE: Final = 4 * 1024 * 1024
 _T = TypeVar("_T")
 S = TypeVar("S", bound=Stream)
+P = TypeVar("P", bound="HostPart")
 _OF_NOTHING: Final = hashlib.sha256().hexdigest()
 #: a context in which errors of hosts become those of whoever uses them
 Translation = Callable[[], AbstractContextManager[None]]
@@ -47,10 +49,15 @@ class HostFiles:
         self._shell = shell
         self._translation = translation
 
+    @property
+    def address(self) -> Address:
+        """Who is logged in on which host."""
+        return self._shell.address
+
     @contextmanager
     def source(self, place: Place) -> Iterator[Source]:
         """Open a regular file for reading."""
-        source = _Source(self, place)
+        source = HostSource(self, place)
         try:
             yield source
         finally:
@@ -58,7 +65,7 @@ class HostFiles:
 
     def target(self, place: Place, mode: int | None) -> Target:
         """Return the place as a target; `mode` are the permission bits of the new file."""
-        return _Target(self, place, mode)
+        return HostTarget(self, place, mode)
 
     def run(self, what: str, place: Place, *arguments: object, size: int = 0) -> list[str]:
         """Run a script of `SCRIPTS`; `size` are the bytes it reads. Returns its words."""
@@ -67,23 +74,28 @@ class HostFiles:
 
     def ask(self, script: str, place: Place, *arguments: str, size: int = 0) -> bytes:
         """Run a script behind the place's prologue and return its output."""
+        words = [*place.arguments, *arguments]
+        return self.call(place.prologue + script, words, about=place.name, size=size)
+
+    def call(self, script: str, words: Sequence[str], *, about: str, size: int) -> bytes:
+        """Run one that goes to no place of its own; `about` is for messages."""
         with self.telling():
-            ran = self._shell.run(
-                place.prologue + script,
-                [*place.arguments, *arguments],
-                timeout_s=_SLACK_S + size / _SLOW,
-            )
+            ran = self._shell.run(script, words, timeout_s=_SLACK_S + size / _SLOW)
             if ran.code == OUTSIDE:
-                raise JobRejectedError(f"{place.name}: is not below the site's scratch directory")
+                raise JobRejectedError(f"{about}: is not below the site's scratch directory")
             if ran.code:
-                raise failure(ran, place.name)
+                raise failure(ran, about)
         return ran.out
 
     def begin(self, kind: type[S], script: str, place: Place, *arguments: str) -> S:
         """Begin a stream of some kind with a script."""
         words = [*place.arguments, *arguments]
+        return self.start(kind, place.prologue + script, words, about=place.name)
+
+    def start(self, kind: type[S], script: str, words: Sequence[str], *, about: str) -> S:
+        """Begin one with a script that goes to no place of its own."""
         with self.telling():
-            return kind(self._shell, place.prologue + script, words, about=place.name)
+            return kind(self._shell, script, words, about=about)
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -100,8 +112,8 @@ class _Bytes:
 
     def __init__(self, files: HostFiles, place: Place, which: str, status: Sequence[str]) -> None:
         self.place = place.name
-        self._files = files
-        self._at = place
+        self.files = files
+        self.at = place
         self._which = which
         self._status = tuple(status)  # size, mode, device, inode, times
         self._pull: Pull | None = None
@@ -117,16 +129,14 @@ class _Bytes:
     def digest(self, length: int) -> str | None:
         if not length:
             return _OF_NOTHING
-        return self._files.run("digest", self._at, self._which, length, size=length)[0]
+        return self.files.run("digest", self.at, self._which, length, size=length)[0]
 
     def read_at(self, offset: int, length: int) -> bytes:
         if self._pull is None or self._offset != offset:
             self.close()
-            self._pull = self._files.begin(
-                Pull, SCRIPTS["read"], self._at, self._which, str(offset)
-            )
+            self._pull = self.files.begin(Pull, SCRIPTS["read"], self.at, self._which, str(offset))
             self._offset = offset
-        with self._files.telling():
+        with self.files.telling():
             data = self._pull.read(length)
         self._offset += len(data)
         return data
@@ -137,26 +147,35 @@ class _Bytes:
             pull.close()
 
 
-class _Source(_Bytes):
+class HostSource(_Bytes):
+    """A file to move from the host."""
+
     def __init__(self, files: HostFiles, place: Place) -> None:
         super().__init__(files, place, "source", files.run("stat", place))
         self.mode: int | None = int(self._status[1], 8)
         self._digest: Future[str | None] | None = None
 
     def read_at(self, offset: int, length: int) -> bytes:
-        if not offset and length and self._digest is None and self.size >= _WORTHWHILE:
-            # it will be asked for in the end; meanwhile the host has little to do
-            self._digest = _begin(partial(super().digest, self.size))
+        """Return bytes of it."""
+        if not offset and length:
+            self.foretell()
         return super().read_at(offset, length)
 
+    def foretell(self) -> None:
+        """Begin with the digest: it will be asked for in the end, and the host has little to do."""
+        if self._digest is None and self.size >= _WORTHWHILE:
+            self._digest = _begin(partial(super().digest, self.size))
+
     def digest(self, length: int) -> str | None:
+        """Have it computed there."""
         if length == self.size and self._digest is not None:
             return self._digest.result()
         return super().digest(length)
 
     def changed(self) -> bool:
+        """Return whether it is another by now."""
         try:
-            return tuple(self._files.run("stat", self._at)) != self._status
+            return tuple(self.files.run("stat", self.at)) != self._status
         except StorageRefusedError:
             return True
 
@@ -175,48 +194,67 @@ def _begin(work: Callable[[], _T]) -> Future[_T]:
     return future
 
 
-class _Target:
+class HostTarget:
+    """Where a file is to go on the host; `mode` are its permission bits."""
+
     def __init__(self, files: HostFiles, place: Place, mode: int | None) -> None:
-        self._files = files
-        self._place = place
-        self._mode = "" if mode is None else f"{mode & 0o777 | 0o600:o}"
+        self.files = files
+        self.place = place
+        self.mode = "" if mode is None else f"{mode & 0o777 | 0o600:o}"
         self._seen = ""  #: the status of what has the final name
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
-        status = self._files.run("look", self._place)
+        """Open what has the name."""
+        status = self.files.run("look", self.place)
         self._seen = " ".join(status)
-        yield _Bytes(self._files, self._place, "present", status) if status else None
+        yield _Bytes(self.files, self.place, "present", status) if status else None
 
     @contextmanager
     def part(self, size: int) -> Iterator[Part]:
-        part = _Part(self._files, self._place, size, self._seen, self._mode)
-        try:
+        """Open and lock what has arrived."""
+        talk = self.files.begin(Dialogue, SCRIPTS["receive"], self.place, *self.words(size))
+        with closed(HostPart(self, size, talk, self.files)) as part:
             yield part
-        except BaseException:
-            with suppress(StepError):  # the first error says what happened
-                part.close()
-            raise
-        part.close()
+
+    def words(self, size: int) -> list[str]:
+        """Return what `receive` is to know."""
+        return [str(size), self._seen]
 
 
-class _Part(_Bytes):
+@contextmanager
+def closed(part: P) -> Iterator[P]:
+    """Close a part at the end; an error of that counts only if there was none before."""
+    try:
+        yield part
+    except BaseException:
+        with suppress(StepError):  # the first error says what happened
+            part.close()
+        raise
+    part.close()
+
+
+class HostPart(_Bytes):
     """What has arrived; one script on the host has it locked as long as this is open."""
 
-    def __init__(self, files: HostFiles, place: Place, size: int, seen: str, mode: str) -> None:
-        self._talk: Dialogue | None = files.begin(
-            Dialogue, SCRIPTS["receive"], place, str(size), seen
-        )
+    def __init__(self, target: HostTarget, size: int, talk: Dialogue, by: HostFiles) -> None:
+        """`talk` is with that script, by way of the host of `by`."""
+        self._talk: Dialogue | None = talk
+        self._by = by
         try:
-            with files.telling():
-                status = self._talk.answer().split()
+            with by.telling():
+                status = self._first(talk).split()
         except BaseException:
-            self._talk.close()
+            talk.close()
             raise
-        super().__init__(files, place, "part", status)
+        super().__init__(target.files, target.place, "part", status)
         self._wanted = size
-        self._mode = mode
+        self._mode = target.mode
         self._missing = 0  # bytes that the script waits for
+
+    def _first(self, talk: Dialogue) -> str:
+        """Return the script's first answer."""
+        return talk.answer()
 
     def _ask(self, words: str, *, size: int = 0) -> str | None:
         """Return the script's answer; None if it has ended, since it waited for bytes in vain."""
@@ -224,27 +262,31 @@ class _Part(_Bytes):
             self._end()
         if self._talk is None:
             return None
-        with self._files.telling():
+        with self._by.telling():
             return self._talk.ask(words, timeout_s=_SLACK_S + size / _SLOW)
 
     def identity(self) -> Hashable:
+        """Return what tells it from another."""
         status = self._ask("status")
-        return tuple(status.split() if status else self._files.run("stat-part", self._at))
+        return tuple(status.split() if status else self.files.run("stat-part", self.at))
 
     def digest(self, length: int) -> str | None:
+        """Have it computed there."""
         if not length:
             return _OF_NOTHING
         told = self._ask(f"digest {length}", size=length)
         return told or super().digest(length)
 
     def truncate(self, size: int) -> None:
+        """Cut off what follows."""
         self._ask(f"truncate {size}")
 
     def write_at(self, offset: int, data: bytes) -> None:
+        """Send bytes behind what is there."""
         talk = self._talk
         if talk is None:
             raise ValueError(f"{self.place}: bytes after the last")
-        with self._files.telling():
+        with self._by.telling():
             if not self._missing:
                 self._missing = self._wanted - offset
                 talk.write(f"take {self._missing}\n".encode())
@@ -254,19 +296,21 @@ class _Part(_Bytes):
                 talk.answer()
 
     def commit(self) -> None:
+        """Have it brought to the disk and named."""
         if self._ask(f"commit {self._mode}", size=self._wanted) is None:
-            with self._files.telling():
+            with self._by.telling():
                 raise BackendUnavailableError(f"{self.place}: has not arrived whole")
 
     def discard(self) -> None:
+        """Have it removed."""
         if self._ask("discard") is None:
-            self._files.run("discard", self._at)
+            self.files.run("discard", self.at)
 
     def _end(self) -> None:
         talk, self._talk, self._missing = self._talk, None, 0
         if talk is not None:
             try:
-                with self._files.telling():
+                with self._by.telling():
                     talk.end()
             finally:
                 talk.close()

@@ -9,6 +9,7 @@ from typing import Final
 from wlm_tasks.errors import (
     BackendUnavailableError,
     JobRejectedError,
+    NoDirectWayError,
     StepError,
     StorageBusyError,
     StorageMissingError,
@@ -24,6 +25,13 @@ _UNDECIDED: Final = 75
 #: and of those that move files: another transfer is at it, there is no such file
 _BUSY: Final = 73
 _ABSENT: Final = 68
+#: another host could not be reached from there
+UNREACHED: Final = 69
+_KINDS: Final[dict[int, type[StepError]]] = {
+    _BUSY: StorageBusyError,
+    _ABSENT: StorageMissingError,
+    UNREACHED: NoDirectWayError,
+}
 #: what C libraries say of faults that a file system or an operator mends
 _PASSING: Final = re.compile(
     "No space left on device|Disk quota exceeded|Input/output error|Stale (NFS )?file handle"
@@ -42,7 +50,7 @@ _LASTING: Final = re.compile(
 
 #: in front of a script; messages are English, whatever the user's locale is
 PREAMBLE: Final = r"""
-LC_ALL=C
+export LC_ALL=C
 umask 077
 need_inside() {  # WORKDIR SCRATCH: by where links lead
   local work root
@@ -67,11 +75,12 @@ def failure(ran: Ran, place: str) -> StepError:
         told = _last(said, _PASSING)
         if told is None and (told := _last(said, _LASTING)):
             kind = JobRejectedError
-    told = told or (said[-1] if said else f"a script ended with code {ran.code}")
+    silent = "no word" if ran.code == UNREACHED else f"a script ended with code {ran.code}"
+    told = told or (said[-1] if said else silent)
     # what the shell and the tools put in front of a path helps nobody; a kept shell calls what it
     # has of us its environment
     told = re.sub(r"^(wlm|bash|environment): (line \d+: )?", "", told)[:500]
-    kind = {_BUSY: StorageBusyError, _ABSENT: StorageMissingError}.get(ran.code, kind)
+    kind = _KINDS.get(ran.code, kind)
     return kind(told if place in told else f"{place}: {told}")
 
 

@@ -39,9 +39,10 @@ if [ -e "./$name" ] && [ ! -L "./$name" ]; then
   status "./$name"
 fi
 """,
-    # SIZE SEEN, what `look` said; then line by line what to do, as long as the other side is there
+    # SIZE SEEN SOURCE: what `look` said, and for `draw` the bash that copies, if the source is on
+    # this host; then line by line what to do, as long as the other side is there
     "receive": r"""
-size=$1 seen=$2
+size=$1 seen=$2 source=$3
 is_ours() { [ ! -L "$part" ] && [ "$part" -ef /proc/self/fd/9 ]; }
 keep_fresh() {  # SIZE: what takes long is not to look as if nobody were there
   keeper=
@@ -87,7 +88,9 @@ while read -r word value; do
   case $word in
     truncate) truncate -s "$value" /proc/self/fd/9 || exit 1; echo ok ;;
     # exactly so many bytes: what follows is the next line
-    take) head -c "$value" >&9 || exit 1; echo ok ;;
+    take) head -c "$value" >&9 || exit 1; stat -Lc %s /proc/self/fd/9 ;;
+    # OFFSET LENGTH; what copies has the lock, too, as it has descriptor 9
+    draw) (eval "$source") < /dev/null || exit; stat -Lc %s /proc/self/fd/9 ;;
     status) status /proc/self/fd/9 ;;
     digest)
       keep_fresh "$value"

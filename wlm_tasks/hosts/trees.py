@@ -28,8 +28,8 @@ class HostTree:
 
     def __init__(self, files: HostFiles, directory: Place, at: PlaceOf, pattern: str) -> None:
         self.place = directory.name
-        self._files = files
-        self._directory = directory
+        self.files = files
+        self.directory = directory
         self._at = at
         self._pattern = pattern
 
@@ -51,7 +51,7 @@ class HostTree:
         return sorted(entries, key=lambda entry: entry.path)
 
     def _listed(self, script: str, *paths: str) -> Iterator[list[str]]:
-        out = self._files.ask(TREE_SCRIPTS[script], self._directory, *paths)
+        out = self.files.ask(TREE_SCRIPTS[script], self.directory, *paths)
         for line in os.fsdecode(out).split("\0")[:-1]:
             kind, mode, size, path = (line.split(" ", _FIELDS - 1) + [""] * _FIELDS)[:_FIELDS]
             odd = {"", ".", ".."}.intersection(path.split("/"))
@@ -61,17 +61,17 @@ class HostTree:
 
     def source(self, path: str) -> AbstractContextManager[Source]:
         """Open one."""
-        return self._files.source(self._at(path))
+        return self.files.source(self._at(path))
 
     def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Have them computed there."""
-        return _digests(self._files, self._directory, entries, "source")
+        return _digests(self.files, self.directory, entries, "source")
 
     @contextmanager
     def pack(self, entries: Sequence[Entry], word: str) -> Iterator[Iterator[bytes]]:
         """Have them archived there."""
-        paths = [f"./{entry.path}" for entry in entries]
-        pull = self._files.begin(Pull, TREE_SCRIPTS["pack"], self._directory, word, *paths)
+        words = pack_words(entries, word)
+        pull = self.files.begin(Pull, TREE_SCRIPTS["pack"], self.directory, *words)
         try:
             yield self._pieces(pull)
         finally:
@@ -79,7 +79,7 @@ class HostTree:
 
     def _pieces(self, pull: Pull) -> Iterator[bytes]:
         while True:
-            with self._files.telling():
+            with self.files.telling():
                 data = pull.read(_PIECE)
             if not data:
                 return
@@ -92,24 +92,24 @@ class HostTreeTarget:
     unpacks = True
 
     def __init__(self, files: HostFiles, directory: Place, at: PlaceOf) -> None:
-        self._files = files
-        self._directory = directory
+        self.files = files
+        self.directory = directory
         self._at = at
 
     def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
         """Open the place of one file."""
-        return nullcontext(self._files.target(self._at(path), mode))
+        return nullcontext(self.files.target(self._at(path), mode))
 
     def digests(self, entries: Sequence[Entry]) -> dict[str, str]:
         """Have those that are there computed."""
-        return _digests(self._files, self._directory, entries, "target")
+        return _digests(self.files, self.directory, entries, "target")
 
     def unpack(
         self, entries: Sequence[Entry], word: str, stream: Iterator[bytes]
     ) -> dict[str, str]:
         """Have them unpacked, verified and named there."""
-        words = (word, *(entry.path for entry in entries))
-        push = self._files.begin(Push, TREE_SCRIPTS["unpack"], self._directory, *words)
+        words = unpack_words(entries, word)
+        push = self.files.begin(Push, TREE_SCRIPTS["unpack"], self.directory, *words)
         try:
             return checksums.read(self._send(push, stream))
         finally:
@@ -117,10 +117,20 @@ class HostTreeTarget:
 
     def _send(self, push: Push, stream: Iterator[bytes]) -> bytes:
         for data in stream:
-            with self._files.telling():
+            with self.files.telling():
                 push.write(data)
-        with self._files.telling():
+        with self.files.telling():
             return push.end()
+
+
+def pack_words(entries: Sequence[Entry], word: str) -> list[str]:
+    """Return what the script ``pack`` is to know."""
+    return [word, *(f"./{entry.path}" for entry in entries)]
+
+
+def unpack_words(entries: Sequence[Entry], word: str) -> list[str]:
+    """Return what the script ``unpack`` is to know."""
+    return [word, *(entry.path for entry in entries)]
 
 
 def _entry(path: str, size: str, mode: str) -> Entry:

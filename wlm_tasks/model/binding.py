@@ -25,6 +25,7 @@ from wlm_tasks.model.paths import (
     is_url,
     place,
 )
+from wlm_tasks.model.surroundings import NAMED
 from wlm_tasks.model.template import Piece, ShellReader, Slot, Where, split
 
 #: characters that mean themselves to a shell wherever they stand
@@ -108,6 +109,15 @@ class _Filler:
             self._check_place(getattr(texts, field).path, getattr(texts.transfer, field), filled)
         return texts.transfer.model_copy(update=places)
 
+    def name(self, text: _Text, check: Callable[[object], str]) -> str:
+        """Return a name with the values in it; nobody else looks at it again."""
+        filled = self.fill(text)
+        try:
+            return check(filled)
+        except ValueError as error:
+            self.problems.append(Problem(f" in {text.path}", filled, str(error)))
+            return filled
+
     def _check_place(self, path: str, before: str, filled: str) -> None:
         try:
             place(filled)
@@ -149,6 +159,7 @@ class Template:
             name: _text(f"variables.{name}", text, split(text, Where.TEXT))
             for name, text in experiment.variables.items()
         }
+        self._names = {field: _split_names(experiment, field) for field in NAMED}
         self._transfers = {
             field: [
                 _split_transfer(f"{field}[{i}]", transfer)
@@ -173,6 +184,8 @@ class Template:
         for lines in self._lines.values():
             yield from lines
         yield from self._variables.values()
+        for names in self._names.values():
+            yield from names
         for transfers in self._transfers.values():
             for texts in transfers:
                 yield texts.src
@@ -185,12 +198,7 @@ class Template:
         """
         filler = _Filler(values)
         update: dict[str, Any] = {"params": NOTHING}
-        for field, lines in self._lines.items():
-            if not all(line.fixed for line in lines):
-                update[field] = tuple(map(filler.fill, lines))
-        if not all(text.fixed for text in self._variables.values()):
-            filled = {name: filler.fill(text) for name, text in self._variables.items()}
-            update["variables"] = MappingProxyType(filled)
+        update |= self._filled_texts(filler)
         for field, transfers in self._transfers.items():
             if not all(texts.src.fixed and texts.dest.fixed for texts in transfers):
                 update[field] = tuple(map(filler.transfer, transfers))
@@ -198,6 +206,21 @@ class Template:
         if filler.problems:
             raise SeveralProblemsError(filler.problems)
         return self._bounded(self._experiment.model_copy(update=update), filler.size)
+
+    def _filled_texts(self, filler: _Filler) -> dict[str, Any]:
+        """Return the fields that are no transfers and in which values stand, filled."""
+        update: dict[str, Any] = {}
+        for field, lines in self._lines.items():
+            if not all(line.fixed for line in lines):
+                update[field] = tuple(map(filler.fill, lines))
+        if not all(text.fixed for text in self._variables.values()):
+            filled = {name: filler.fill(text) for name, text in self._variables.items()}
+            update["variables"] = MappingProxyType(filled)
+        for field, names in self._names.items():
+            if not all(text.fixed for text in names):
+                found = tuple(filler.name(text, NAMED[field]) for text in names)
+                update[field] = found if field == "modules" else found[0]
+        return update
 
     def _bounded(self, experiment: Experiment, size: int) -> Experiment:
         # a character takes at most 6 bytes of JSON: mostly there is no need to write it all
@@ -214,6 +237,22 @@ def _check_transfers(field: str, transfers: tuple[Transfer, ...], problems: list
         _CHECKS[field](transfers)
     except SeveralProblemsError as error:
         problems += [p._replace(below=f" in {field}{p.below}") for p in error.problems]
+
+
+def _split_names(experiment: Experiment, field: str) -> list[_Text]:
+    """Return the texts of a field of `NAMED`."""
+    value: tuple[str, ...] | str | None = getattr(experiment, field)
+    if isinstance(value, tuple):
+        return [_split_name(f"{field}[{i}]", text) for i, text in enumerate(value)]
+    return [] if value is None else [_split_name(field, value)]
+
+
+def _split_name(path: str, text: str) -> _Text:
+    """Split it; a value that is the whole of it may be all that could be written there."""
+    pieces = split(text, Where.PATH)
+    if [piece for piece in pieces if piece] == pieces[1:2]:
+        pieces = split(text, Where.TEXT)
+    return _text(path, text, pieces)
 
 
 def _split_transfer(path: str, transfer: Transfer) -> _TransferTexts:

@@ -78,6 +78,17 @@ class Blocks(Protocol):
         """Return whether the block that begins there, which is there, is `data`."""
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """What a part has beside that if its host gets the bytes of the source without us."""
+
+    def draw(self, offset: int, length: int) -> int:
+        """Get the bytes of the source there, behind what is there, and return how many.
+
+        Fewer only if the source has no more; more if that costs nothing.
+        """
+
+
 class Target(Protocol):
     """Where the file is to go."""
 

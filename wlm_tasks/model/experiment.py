@@ -183,8 +183,8 @@ _STOP: Final = Stop()
 class Experiment(FrozenModel):
     """All a user asks for in one piece of work.
 
-    `{name}` in commands, environment, variables, inputs and outputs stands for a parameter;
-    ``{{name}}`` for the text ``{name}``.
+    `{name}` in commands, environment, variables, modules, conda, venv, image, inputs and outputs
+    stands for a parameter; ``{{name}}`` for the text ``{name}``.
     """
 
     name: Annotated[str, PlainValidator(fields.name)] = Field(description="a name, for people")

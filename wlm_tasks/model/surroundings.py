@@ -1,18 +1,23 @@
 """What comes before a job's commands: the fields for it, and the bash that they become.
 
+A parameter may stand in the names of modules, environments and images. Such a text is checked with
+a name in its place when it is written, and for good when it is filled (`NAMED`).
+
 Each piece runs in the payload's own shell, so that what it sets lasts. The first that fails ends
 the job, with a last line on standard error that begins with ``wlm:`` and names it.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from wlm_tasks.model import checks
 from wlm_tasks.model.checks import has_control, is_text, plain
 from wlm_tasks.model.paths import PATH_LIMIT, inside, is_url, place
+from wlm_tasks.model.template import Where, split
 
 if TYPE_CHECKING:
     from wlm_tasks.model.experiment import Experiment
@@ -24,7 +29,10 @@ MODULES_LIMIT: Final = 100
 _WORD: Final = r"[A-Za-z0-9_][A-Za-z0-9_.+@%=:,~/-]{0,254}"
 _EXCLUSIVE: Final = "nothing beside conda: one environment can be active"
 
-module = checks.matching(
+#: a tag or a digest of an image without a registry is no port
+_TAGGED: Final = re.compile(r"([a-z][a-z0-9+.-]*://[^/@:]+)(@sha256)?:[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+_one_module = checks.matching(
     _WORD, "the name of a module, such as 'lammps/2024', without blanks and shell characters"
 )
 _conda_name = checks.matching(
@@ -40,7 +48,26 @@ def modules(value: object) -> list[object]:
     return list(value)
 
 
+def module(value: object) -> str:
+    """Check for the name of a module, in which parameters may stand."""
+    return _with_names(_one_module, value)
+
+
 def conda(value: object) -> str:
+    """Check for a conda environment, in whose name or path parameters may stand."""
+    return _with_names(_one_conda, value)
+
+
+def _with_names(check: Callable[[object], str], value: object) -> str:
+    """Check a text as if there were names where its parameters are."""
+    if not isinstance(value, str):
+        return check(value)
+    pieces = split(value, Where.TEXT)
+    check("".join(piece if isinstance(piece, str) else "x" for piece in pieces))
+    return plain(value)
+
+
+def _one_conda(value: object) -> str:
     """Check for the name or the absolute path of a conda environment."""
     absolute = _absolute(value)
     return _conda_name(value) if absolute is None else absolute
@@ -62,7 +89,9 @@ def beside_conda(value: str | None, other: object) -> str | None:
 def image(value: object) -> str:
     """Check for the image of a container: an absolute path, one in the directory, or a URL."""
     if isinstance(value, str) and is_url(value):
-        return _plain_url(place(value))
+        tagged = _TAGGED.fullmatch(value)
+        place(tagged[1] if tagged else value)
+        return _plain_url(plain(value))
     absolute = _absolute(value)
     return inside(value) if absolute is None else absolute
 
@@ -81,6 +110,14 @@ def _absolute(value: object) -> str | None:
         raise ValueError(f"a path of at most {PATH_LIMIT} characters, none of them a control one")
     return plain(value)
 
+
+#: fields whose names parameters may stand in, and the check of one without any
+NAMED: Final[Mapping[str, Callable[[object], str]]] = {
+    "modules": _one_module,
+    "conda": _one_conda,
+    "venv": venv,
+    "image": image,
+}
 
 #: in front: whatever ends the shell before the commands is named. Of what fails in a function or
 #: a sourced file the line that called it is told, which is the user's.

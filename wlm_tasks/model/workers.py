@@ -164,6 +164,8 @@ class _Case:
             return Change(state=WorkerState.UP)
         if change := self._gone_for_good():
             return change
+        if self.worker.planned:
+            return None
         if self.useless or (self.dead and self.worker.for_s >= self.rules.grace_s):
             return Change(state=WorkerState.DOWN, outcome=Outcome.DISAPPEARED, reason=self.words)
         return None

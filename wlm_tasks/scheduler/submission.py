@@ -100,7 +100,7 @@ def _check_places(bound: Sequence[Experiment], backend: ComputeBackend) -> None:
     Staging would refuse the same, but that of outputs after the job has run.
     """
     storages: dict[str, StorageBackend] = {}
-    checked: set[str] = set()
+    checked: set[tuple[str, bool]] = set()
     for one in bound:
         if backend.carries_files:
             backend.check_transfers(one.inputs, one.outputs)
@@ -110,17 +110,19 @@ def _check_places(bound: Sequence[Experiment], backend: ComputeBackend) -> None:
 
 
 def _check_urls(
-    experiment: Experiment, storages: dict[str, StorageBackend], checked: set[str]
+    experiment: Experiment, storages: dict[str, StorageBackend], checked: set[tuple[str, bool]]
 ) -> None:
-    for field, url in _places(experiment):
-        if url in checked:
+    for field, url, is_tree in _places(experiment):
+        if (url, is_tree) in checked:
             continue
-        checked.add(url)
+        checked.add((url, is_tree))
         scheme = url.partition(":")[0]
         try:
             if scheme not in storages:
                 storages[scheme] = storage_backend(url)
             storages[scheme].check(_of_a_file(url, scheme))
+            if is_tree:
+                storages[scheme].check_tree(url)
         except InvalidPathError as error:
             raise InvalidPathError(f"{field}: {error.message}") from None
         except ConfigError as error:
@@ -138,12 +140,12 @@ def _of_a_file(url: str, scheme: str) -> str:
     return f"{url}x"
 
 
-def _places(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    """The fields that name a place outside the site, and what they name."""
+def _places(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
+    """The fields that name a place outside the site, what they name, and whether to list it."""
     for index, transfer in enumerate(experiment.inputs):
-        yield f"inputs[{index}].src", transfer.src
+        yield f"inputs[{index}].src", transfer.src, is_directory(transfer.dest)
     for index, transfer in enumerate(experiment.outputs):
-        yield f"outputs[{index}].dest", transfer.dest
+        yield f"outputs[{index}].dest", transfer.dest, False
 
 
 def _check_outputs_differ(experiment: Experiment) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Update, and_, exists, func, or_, select, update
@@ -19,16 +20,31 @@ from wlm_tasks.errors import IllegalTransitionError
 from wlm_tasks.model.states import FINAL, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import literal_states, log
+from wlm_tasks.state.connections import ConnectionLeases
 from wlm_tasks.state.database import Database
-from wlm_tasks.state.schema import IS_LIVE, TO_CLEAN, db_now, experiments, jobs, steps
+from wlm_tasks.state.schema import (
+    IS_LIVE,
+    TO_CLEAN,
+    connections,
+    db_now,
+    experiments,
+    jobs,
+    steps,
+)
 
 #: seconds until a removal that was asked for and shows no effect is asked for again
 ASKED_S: Final = 300.0
+#: most removals of one site that are asked for or under way
+AT_ONCE: Final = 4
+#: those looked at in one go
+_LOOKED_AT: Final = 50
 #: how long a worker may go on with a step that is not its own any more, unless told
 SLICE_S: Final = 600.0
 #: the same as `ASKED_S` once one was begun: at first, and at last; twice as long each time
 _FIRST_S: Final = 60.0
 _LAST_S: Final = 6 * 3600.0
+#: begins the name under which places of a site are counted
+_LINE: Final = "removals "
 #: what a retry has to set back
 FORGOTTEN: Final[dict[str, Any]] = {
     "cleanup_at": None,
@@ -53,38 +69,72 @@ class Cleaning:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._places = ConnectionLeases(database)
 
     def due(self, limit: int, silent: Sequence[str] = (), *, slice_s: float = SLICE_S) -> list[str]:
         """Ids of experiments whose directory is to be removed now; none of the sites `silent`.
 
         `slice_s` is the longest that a worker works on a step before it looks whether it may.
         """
+        return [row.id for row in self._due(limit, silent, slice_s)]
+
+    def _due(self, limit: int, silent: Sequence[str], slice_s: float) -> Sequence[Any]:
+        under_way = exists().where(
+            connections.c.line == _LINE + experiments.c.site,
+            connections.c.holder == experiments.c.id,
+            connections.c.expires_at > db_now(),
+        )
         statement = (
-            select(experiments.c.id)
+            select(experiments.c.id, experiments.c.site)
             .where(
                 _wanted(slice_s),
                 func.coalesce(experiments.c.cleanup_at, 0.0) <= db_now(),
                 experiments.c.site.not_in(silent),
+                ~under_way,
             )
             .order_by(experiments.c.ended_at)
             .limit(limit)
         )
         with self._database.read() as connection:
-            return list(connection.execute(statement).scalars())
+            return connection.execute(statement).all()
 
-    def ask(self, ids: Sequence[str]) -> None:
-        """Messages to remove these are about to go out; not again for a while."""
+    def ask(self, silent: Sequence[str] = (), *, slice_s: float = SLICE_S) -> list[str]:
+        """Ids of those to be asked for now, and not again for a while; the sites take turns.
+
+        Of each site at most `AT_ONCE` are on their way. Arguments are those of `due`.
+        """
+        full, asked = set(silent), dict[str, list[str]]()
+        while rows := self._due(_LOOKED_AT, sorted(full), slice_s):
+            for row in rows:
+                if row.site in full:
+                    continue
+                if self._places.take(_LINE + row.site, AT_ONCE, row.id, ASKED_S):
+                    self._pause(row.id)
+                    asked.setdefault(row.site, []).append(row.id)
+                else:
+                    full.add(row.site)
+        return [id_ for turn in zip_longest(*asked.values()) for id_ in turn if id_ is not None]
+
+    def _pause(self, experiment_id: str) -> None:
         with self._database.write() as connection:
             connection.execute(
                 update(experiments)
                 .where(
-                    experiments.c.id.in_(ids),
+                    experiments.c.id == experiment_id,
                     experiments.c.removed_at.is_(None),
                     # a removal that has begun meanwhile has set a pause of its own
                     func.coalesce(experiments.c.cleanup_at, 0.0) <= db_now(),
                 )
                 .values(cleanup_at=db_now() + ASKED_S)
             )
+
+    def goes_on(self, experiment_id: str, site: str, ttl_s: float) -> None:
+        """The removal is under way, for so many seconds at most: its place stays taken."""
+        self._places.renew(_LINE + site, experiment_id, ttl_s)
+
+    def over(self, experiment_id: str, site: str) -> None:
+        """Nobody works on the removal now, however that came."""
+        self._places.give_back(_LINE + site, experiment_id)
 
     def begin(self, experiment_id: str, *, slice_s: float = SLICE_S) -> Removal | None:
         """Note that the removal begins; None if it is not (or no longer) to be removed.

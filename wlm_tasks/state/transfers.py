@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import delete, insert
 
 from wlm_tasks.model import checksums
+from wlm_tasks.state.advance import log
 from wlm_tasks.state.claims import RENEW, Claim
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import db_now, transfers
@@ -49,6 +50,18 @@ class Transfers:
             "checksums": _kept(text),
         }
         self._note(claim, number, values, lease_s)
+
+    def note_words(self, claim: Claim, words: str) -> None:
+        """Write down, as an event of the step, what a person should know of how it goes."""
+        with self._database.write() as connection:
+            log(
+                connection,
+                claim.experiment_id,
+                "STREAMED",
+                seq=claim.seq,
+                epoch=claim.epoch,
+                detail={"reason": words},
+            )
 
     def _note(self, claim: Claim, number: int, values: Mapping[str, Any], lease_s: float) -> None:
         key = {"experiment_id": claim.experiment_id, "seq": claim.seq, "number": number}

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import ClassVar
 from urllib.parse import quote
 
-from wlm_tasks.errors import ConfigError, StorageRefusedError
-from wlm_tasks.model.checks import problem
+from wlm_tasks.errors import ConfigError, InvalidPathError, StorageRefusedError
+from wlm_tasks.model.checks import problem, show
 from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
+from wlm_tasks.storage.weburls import shown_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class TransferControl:
     should_stop: Callable[[], bool] = field(default=lambda: False)
     #: called between chunks with (bytes done, bytes in all)
     progress: Callable[[int, int], None] = field(default=lambda _done, _total: None)
+    #: called with what a person should know of how it goes
+    tell: Callable[[str], None] = field(default=lambda _words: None)
     sha256: str | None = None  #: the digest the file must have, lower-case hex
     bytes_per_s: float | None = None  #: upper bound of the rate; None for as fast as it goes
 
@@ -79,6 +82,11 @@ class StorageBackend(ABC):
         Looks at the text alone: a storage that cannot be reached refuses nothing.
         """
 
+    def check_tree(self, url: str) -> None:
+        """Raise `InvalidPathError` if no directory can be read here; asked as `check` is."""
+        if type(self).tree is StorageBackend.tree and not self.moves_nothing:
+            raise InvalidPathError(_no_tree(url))
+
     @abstractmethod
     def source(self, url: str) -> AbstractContextManager[Source]:
         """Open the file at `url` for reading; `StorageRefusedError` if there is no such file."""
@@ -92,7 +100,7 @@ class StorageBackend(ABC):
 
     def tree(self, url: str, pattern: str) -> Tree:
         """Return the files below the directory at `url`, those like `pattern` if it says any."""
-        raise StorageRefusedError(f"{url}: a directory cannot be listed there ({pattern!r})")
+        raise StorageRefusedError(_no_tree(f"{url}/{pattern}"))
 
     def tree_target(self, url: str) -> TreeTarget:
         """Return the directory at `url` to move files to: each by itself, if not overridden."""
@@ -102,6 +110,14 @@ class StorageBackend(ABC):
         """Bytes at `url`; raises `StorageRefusedError` if there is no such file."""
         with self.source(url) as source:
             return source.size
+
+
+def _no_tree(url: str) -> str:
+    return (
+        f"URL: got {show(shown_url(url))}, expected a single file, and as dest the path of one:"
+        " no directory can be listed there; name each file in a transfer of its own, or move an"
+        " archive of them"
+    )
 
 
 class SingleFiles:

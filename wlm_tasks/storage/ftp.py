@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
 from ftplib import FTP
 from functools import partial
 from types import MappingProxyType
@@ -20,17 +19,17 @@ from wlm_tasks.errors import (
     StorageUnavailableError,
 )
 from wlm_tasks.model.checks import show
-from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.ends import Part, Readable, Source, Target, Tree
 from wlm_tasks.model.paths import old_name, part_name
 from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.ftpclient import FtpClient
+from wlm_tasks.storage.ftplists import young
+from wlm_tasks.storage.ftptrees import FtpTree
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.weburls import WebUrl, web_url
 
 _LOCKS: Final = Locks()
-#: servers tell times in seconds: a file younger than that may change once more within its second
-_YOUNG_S: Final = 10.0
 #: bytes taken from a connection at once, and seconds after which a slow one gives what it has
 _PIECE: Final = 256 * 1024
 _PATIENCE_S: Final = 1.0
@@ -75,6 +74,11 @@ class FtpStorage(StorageBackend):
         parsed, path = self._path(url)
         with closing(FtpClient(parsed, self._access)) as client:
             yield _Target(client, path, f"{parsed.host.lower()}:{parsed.port or 21}")
+
+    def tree(self, url: str, pattern: str) -> Tree:
+        """Return the files below the directory of the URL."""
+        parsed, path = self._path(f"{url}/x")
+        return FtpTree(self, url, partial(FtpClient, parsed, self._access), path[:-1], pattern)
 
     def _path(self, url: str) -> tuple[WebUrl, str]:
         parsed = web_url(url, self.schemes, "ftp://host/path/file")
@@ -157,7 +161,7 @@ class _FtpFile:
 
     def identity(self) -> Hashable:
         """Return size and time, unless the file may have another content of the same."""
-        if self._modified is None or (not self._ours and _young(self._modified)):
+        if self._modified is None or (not self._ours and young(self._modified)):
             return object()
         return self.place, self._path, self._size, self._modified
 
@@ -346,12 +350,3 @@ def _make_directories(client: FtpClient, directory: str) -> None:
 
 def _make(path: str, ftp: FTP) -> None:
     ftp.mkd(path)
-
-
-def _young(modified: str) -> bool:
-    """Whether a time such as 20261128203000 (RFC 3659, section 2.3) was a moment ago."""
-    try:
-        then = datetime.strptime(modified[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return True
-    return time.time() - then.timestamp() < _YOUNG_S

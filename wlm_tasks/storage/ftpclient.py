@@ -27,6 +27,11 @@ _SHOWN: Final = 200
 _NO_REST: Final = frozenset({500, 501, 502, 503, 504, 554})
 #: what they answer beside that where files may only be written as a whole; 451 is ProFTPD's
 _NO_PARTS: Final = _NO_REST | {451, 550, 553}
+#: what they answer to commands that they do not know (RFC 959, section 4.2.2)
+_UNKNOWN: Final = frozenset({500, 502, 504})
+#: longest list of a directory, and bytes taken of it at once
+_LONGEST_LIST: Final = 64 * 1024 * 1024
+_PIECE: Final = 64 * 1024
 _SIZE: Final = re.compile(r"213 +([0-9]+) *")
 _ANONYMOUS: Final = ("anonymous", "wlm@")
 
@@ -40,7 +45,7 @@ class FtpClient:
     """
 
     def __init__(self, parsed: WebUrl, access: Access) -> None:
-        self.place: Final = parsed.shown
+        self.place = parsed.shown
         self._url = parsed
         self._access = access
         self._ftp: ftplib.FTP | None = None
@@ -81,6 +86,29 @@ class FtpClient:
                 return None
 
         return self.call(ask)
+
+    def listing(self, directory: str) -> tuple[bool, bytes]:
+        """Return what a directory has: as MLSD tells it (True), or as LIST does (False)."""
+
+        def ask(ftp: ftplib.FTP) -> bool:
+            ftp.cwd(directory)  # so that nothing in its name can be taken for a switch or a pattern
+            try:
+                self._data = ftp.transfercmd("MLSD")
+            except ftplib.error_perm as error:
+                if _code(error) not in _UNKNOWN:
+                    raise
+                self._data = ftp.transfercmd("LIST -a")
+                return False
+            return True
+
+        facts = self.call(ask, "listing: ")
+        told = bytearray()
+        while self.streams:
+            told += self.receive(_PIECE)
+            if len(told) > _LONGEST_LIST:
+                self.drop()
+                raise StorageRefusedError(f"{self.place}: has more files than can be listed")
+        return facts, bytes(told)
 
     def open(self, command: str, *, rest: int = 0, writes: bool = False) -> bool:
         """Begin a stream at byte `rest`; return False if the server cannot begin there.

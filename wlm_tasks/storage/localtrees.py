@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model import checksums
@@ -23,8 +23,8 @@ from wlm_tasks.model.paths import PARTS, is_meant
 from wlm_tasks.storage.beneath import open_source, target_directory, translated
 from wlm_tasks.storage.localfiles import FileTarget, file_source, own_umask
 from wlm_tasks.storage.locks import busy
+from wlm_tasks.storage.packing import packed
 
-_PIECE: Final = 1024 * 1024
 #: largest list of digests of a bunch, in bytes
 _MANIFEST: Final = 16 * 1024 * 1024
 #: how often the directory of what is on its way may vanish between making and locking it
@@ -105,30 +105,15 @@ class LocalTree:
 
     def pack(self, entries: Sequence[Entry], word: str) -> AbstractContextManager[Iterator[bytes]]:
         """Archive them."""
-        return nullcontext(self._packed(entries, word))
+        return nullcontext(packed(entries, word, self._read))
 
-    def _packed(self, entries: Sequence[Entry], word: str) -> Iterator[bytes]:
-        written = _Written()
-        digests = {}
-        with tarfile.open(
-            mode="w|", fileobj=cast("Any", written), format=tarfile.GNU_FORMAT, bufsize=64 * 1024
-        ) as archive:
-            for entry in entries:
-                data = self._read(entry)
-                digests[entry.path] = hashlib.sha256(data).hexdigest()
-                _add(archive, f"./{entry.path}", data, entry.mode)
-                if written.size >= _PIECE:
-                    yield written.take()
-            _add(archive, f"./{word}", checksums.write(digests), 0o600)
-        yield written.take()
-
-    def _read(self, entry: Entry) -> bytes:
+    def _read(self, entry: Entry) -> tuple[bytes, str]:
         fd = _refusing(self._root, self._within(entry.path))
         with translated(f"{self.place}/{entry.path}"), os.fdopen(fd, "rb") as file:
             data = file.read(entry.size + 1)
         if len(data) != entry.size:
             raise StorageUnavailableError(f"{self.place}/{entry.path}: was changed meanwhile")
-        return data
+        return data, hashlib.sha256(data).hexdigest()
 
 
 def _refusing(root: str, path: str) -> int:
@@ -137,30 +122,6 @@ def _refusing(root: str, path: str) -> int:
         return open_source(root, path)
     except InvalidPathError as error:
         raise StorageRefusedError(error.message) from error
-
-
-def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), mode
-    archive.addfile(info, io.BytesIO(data))
-
-
-class _Written:
-    """What an archive has written and nobody has taken yet."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(data)
-        self.size += len(data)
-        return len(data)
-
-    def take(self) -> bytes:
-        data = b"".join(self._pieces)
-        self._pieces, self.size = [], 0
-        return data
 
 
 class LocalTreeTarget:

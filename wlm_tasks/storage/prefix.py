@@ -68,6 +68,13 @@ class Prefix:
         if self._block and self.done % self._block == 0:
             self._whole = self._at.copy()
 
+    def pass_over(self, length: int) -> None:
+        """Take in bytes that are copied but were not seen here: their digest is not known."""
+        compared = self._at.compared == self._at.done
+        self._skip(self._at.done + length)
+        if compared:
+            self._at.compared = self._at.done
+
     def room(self, chunk: int) -> int:
         """Return how many bytes may be added at once: those of one chunk and of one block."""
         return min(chunk, self._block - self.done % self._block) if self._block else chunk

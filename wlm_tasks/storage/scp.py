@@ -83,11 +83,15 @@ class ScpStorage(StorageBackend):
         files, place = self._at(url)
         return HostTreeTarget(files, place, lambda path: anywhere(f"{place.name}/{path}"))
 
+    def shell(self, url: str) -> SshShell:
+        """Return the shell of the host of a URL."""
+        host, _path = _split(url)
+        return SshShell(self._address(host))
+
     def _at(self, url: str) -> tuple[HostFiles, Place]:
         self.check(url)
-        host, path = _split(url)
-        address = self._address(host)
-        return HostFiles(SshShell(address), _translated), anywhere(path)
+        _host, path = _split(url)
+        return HostFiles(self.shell(url), _translated), anywhere(path)
 
     def _address(self, host: Mapping[str, str]) -> Address:
         options = {"user": own_user(), **self._options, **host}

@@ -7,24 +7,33 @@ that tells digests is far: then the other one is read and hashed, and only diges
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from wlm_tasks.errors import (
     StepError,
+    StorageAgainError,
     StorageRefusedError,
     StorageUnavailableError,
     TransientError,
 )
-from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.ends import Draws, Part, Readable, Source, Target
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.prefix import CHUNK, Prefix
 
 #: with a bound on the rate, chunks are made so small that each takes about this long, in seconds
 _CHUNK_S: Final = 0.25
 _SMALLEST_CHUNK: Final = 4096
+#: seconds a piece is to take that the hosts move by themselves, and how small and large it may be
+_PIECE_S: Final = 0.5
+_SMALLEST_PIECE: Final = 256 * 1024
+_LARGEST_PIECE: Final = 1024 * 1024 * 1024
 #: longest sleep before asking again whether to stop, in seconds
 _NAP_S: Final = 0.1
+
+#: moves one file, as `move` does
+MoveOne = Callable[[Source, Target, TransferControl], TransferResult]
 
 
 def move(source: Source, target: Target, control: TransferControl) -> TransferResult:
@@ -34,6 +43,13 @@ def move(source: Source, target: Target, control: TransferControl) -> TransferRe
             result = _compare(source, present, control)
             if result is not None:
                 return result
+    try:
+        return _move(source, target, control)
+    except StorageAgainError:
+        return _move(source, target, control)
+
+
+def _move(source: Source, target: Target, control: TransferControl) -> TransferResult:
     with target.part(source.size) as part:
         return _Move(source, part, control).run()
 
@@ -103,6 +119,8 @@ class _Move:
         """Copy what is missing; return whether it was stopped before the end."""
         # what is equal is kept, so that bytes of another source or of a broken write never stay
         self._part.truncate(prefix.done)
+        if isinstance(self._part, Draws):
+            return self._draw(self._part, prefix)
         size, control = self._source.size, self._control
         pace = Pace(control)
         while prefix.done < size:
@@ -118,6 +136,26 @@ class _Move:
             self._moved += len(data)
             control.progress(prefix.done, size)
             pace.after(len(data))
+        return False
+
+    def _draw(self, part: Draws, prefix: Prefix) -> bool:
+        """Have what is missing copied without us, in pieces that take about as long as a look."""
+        size, control = self._source.size, self._control
+        pace = Pace(control)
+        piece = CHUNK
+        while prefix.done < size:
+            if control.should_stop():
+                return True
+            begun = time.monotonic()
+            asked = min(pace.bounded(piece), size - prefix.done)
+            drawn = part.draw(prefix.done, asked)
+            if not drawn:
+                break
+            piece = _piece(drawn, time.monotonic() - begun)
+            prefix.pass_over(drawn)
+            self._moved += drawn
+            control.progress(prefix.done, size)
+            pace.after(min(drawn, asked))  # what is more cost nothing
         return False
 
     def _check_source(self, prefix: Prefix) -> None:
@@ -152,6 +190,12 @@ class _Move:
         return TransferResult(complete=True, size=size, done=size, moved=self._moved, sha256=digest)
 
 
+def _piece(drawn: int, took_s: float) -> int:
+    """Return how many bytes to ask for next, as the last ones took so long."""
+    fitting = int(drawn * _PIECE_S / max(took_s, 1e-3))
+    return max(_SMALLEST_PIECE, min(fitting, 4 * drawn, _LARGEST_PIECE))
+
+
 class Pace:
     """Keeps the rate of a transfer below its bound."""
 
@@ -159,9 +203,13 @@ class Pace:
         self._control = control
         self._rate = control.bytes_per_s
         self._next = time.monotonic()
-        self.chunk = CHUNK
-        if self._rate is not None:
-            self.chunk = min(CHUNK, max(_SMALLEST_CHUNK, int(self._rate * _CHUNK_S)))
+        self.chunk = self.bounded(CHUNK)
+
+    def bounded(self, most: int) -> int:
+        """Return how many bytes may go at once, at most so many."""
+        if self._rate is None:
+            return most
+        return min(most, max(_SMALLEST_CHUNK, int(self._rate * _CHUNK_S)))
 
     def after(self, moved: int) -> None:
         """Sleep as long as moving that many bytes should have taken, unless told to stop."""

@@ -7,14 +7,14 @@ They are named in bunches, every one of them whole and verified by its SHA-256 b
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from wlm_tasks.errors import StorageMissingError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Entry, Tree, TreeTarget
 from wlm_tasks.storage.base import TransferControl, TransferResult
-from wlm_tasks.storage.transfer import Pace, move
+from wlm_tasks.storage.transfer import MoveOne, Pace, move
 
 #: largest file that is packed, in bytes: it is in memory as a whole for a moment
 SMALL: Final = 2 * 1024 * 1024
@@ -25,18 +25,61 @@ BUNCH_BYTES: Final = 32 * 1024 * 1024
 _ASKED: Final = 1000
 
 
-def move_tree(tree: Tree, target: TreeTarget, control: TransferControl) -> TransferResult:
-    """Bring the files of `tree` to `target`, or as many as `control` allows."""
+#: moves small files of a tree together, as `move_bunch` does
+MoveBunch = Callable[[Tree, TreeTarget, Sequence[Entry], TransferControl], dict[str, str]]
+
+
+def move_bunch(
+    tree: Tree, target: TreeTarget, entries: Sequence[Entry], control: TransferControl
+) -> dict[str, str]:
+    """Bring small files to where archives are unpacked; return their SHA-256."""
+    word = archive_word()
+    with tree.pack(entries, word) as stream:
+        return target.unpack(entries, word, _paced(stream, control))
+
+
+def archive_word() -> str:
+    """Return a name that no file has, for an archive's last member."""
+    return f".wlm-{secrets.token_hex(8)}"
+
+
+def _paced(stream: Iterator[bytes], control: TransferControl) -> Iterator[bytes]:
+    pace = Pace(control)
+    for data in stream:
+        yield data
+        pace.after(len(data))
+
+
+def move_tree(
+    tree: Tree,
+    target: TreeTarget,
+    control: TransferControl,
+    one: MoveOne = move,
+    bunch: MoveBunch = move_bunch,
+) -> TransferResult:
+    """Bring the files of `tree` to `target`, or as many as `control` allows.
+
+    `one` moves each that does not travel with others, `bunch` those that do.
+    """
     entries = tree.entries()
     if not entries:
         raise StorageRefusedError(f"{tree.place}: has no file that is meant")
-    return _Move(tree, target, control, entries).run()
+    return _Move(tree, target, control, entries, one=one, bunch=bunch).run()
 
 
 class _Move:
     def __init__(
-        self, tree: Tree, target: TreeTarget, control: TransferControl, entries: list[Entry]
+        self,
+        tree: Tree,
+        target: TreeTarget,
+        control: TransferControl,
+        entries: list[Entry],
+        *,
+        one: MoveOne,
+        bunch: MoveBunch,
     ) -> None:
+        self._move = one
+        self._move_bunch = bunch
         self._tree = tree
         self._target = target
         self._control = control
@@ -88,17 +131,9 @@ class _Move:
             return False
         if not self._target.unpacks:
             return all(self._one(entry) for entry in entries)
-        word = f".wlm-{secrets.token_hex(8)}"
-        with self._tree.pack(entries, word) as stream:
-            self._digests |= self._target.unpack(entries, word, self._paced(stream))
+        self._digests |= self._move_bunch(self._tree, self._target, entries, self._control)
         self._add(sum(entry.size for entry in entries))
         return True
-
-    def _paced(self, stream: Iterator[bytes]) -> Iterator[bytes]:
-        pace = Pace(self._control)
-        for data in stream:
-            yield data
-            pace.after(len(data))
 
     def _one(self, entry: Entry) -> bool:
         """Move one file; False if it was time to stop before its end."""
@@ -114,7 +149,7 @@ class _Move:
         ):
             # it may have grown since it was listed
             self._size += source.size - entry.size
-            result = move(source, target, control)
+            result = self._move(source, target, control)
         self._moved += result.moved
         self._done += result.done
         if result.sha256 is not None:

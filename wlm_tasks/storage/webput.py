@@ -32,6 +32,7 @@ class Put:
     def __init__(self, client: WebClient, url: str, size: int, *, expect: bool = True) -> None:
         self._client = client
         self._place = client.place
+        self.url = url
         self.early: int | None = None
         self.location = ""
         self.etag = ""  #: of what was written, if the server's answer tells it

@@ -13,7 +13,12 @@ from urllib.parse import urlsplit
 
 import requests
 
-from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.errors import (
+    StepError,
+    StorageAgainError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
 from wlm_tasks.model.ends import Part, Readable
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.oneway import OneWay
@@ -43,6 +48,7 @@ class WebTarget:
     def __init__(self, client: WebClient) -> None:
         self._client = client
         self._missing = False  #: whether it was not there
+        self._url = client.url  #: where its server wants it
 
     @contextmanager
     def present(self) -> Iterator[Readable | None]:
@@ -65,11 +71,12 @@ class WebTarget:
             # one that is no WebDAV server says no, and that is all
             if self._missing:
                 _make_directories(self._client)
-            part = _WebPart(self._client, size)
+            part = _WebPart(self._client, self._url, size)
             try:
                 yield part
             finally:
                 part.close()
+                self._url = part.url
             part.stopped()
 
 
@@ -108,8 +115,9 @@ def _spellings(digest: bytes) -> set[str]:
 class _WebPart(OneWay):
     """What is sent of a file; it cannot be read back before it is whole."""
 
-    def __init__(self, client: WebClient, size: int) -> None:
+    def __init__(self, client: WebClient, url: str, size: int) -> None:
         super().__init__(client.url, client.place)
+        self.url = url
         self._client = client
         self._whole = size
         self._sums = _Sums()
@@ -128,7 +136,7 @@ class _WebPart(OneWay):
         self._held = b""
         status, etag = self._answer() if self._whole else _put_empty(self._client)
         if status in _NO_DIRECTORY and _make_directories(self._client):
-            raise StorageUnavailableError(
+            raise StorageAgainError(
                 f"{self.place}: its directories were missing, they are made now"
             )
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -138,10 +146,14 @@ class _WebPart(OneWay):
 
     def _answer(self) -> tuple[int, str]:
         """Return status and ETag of the answer once all is sent."""
-        self._put = self._put or _begun(self._client, self._whole)
-        status, etag = self._put.end(), self._put.etag
+        put = self._put = self._put or _begun(self._client, self.url, self._whole)
+        status = put.end()
         self.close()
-        return status, etag
+        if status in _MOVED and put.location:
+            # nginx asks for all bytes before it says so, and whoever is behind it
+            self.url = self._client.next(put.url, put.location)
+            raise StorageAgainError(f"{self.place}: its server wants what was sent elsewhere")
+        return status, put.etag
 
     def discard(self) -> None:
         self.close()
@@ -160,7 +172,7 @@ class _WebPart(OneWay):
         if not data:
             return
         if self._put is None:
-            self._put = _begun(self._client, self._whole)
+            self._put = _begun(self._client, self.url, self._whole)
         self._put.send(data)
         self._sums.add(data)
         self._sent += len(data)
@@ -214,9 +226,9 @@ def _lost(client: WebClient, status: int) -> StepError:
     return client.trouble(status, "after writing: ")
 
 
-def _begun(client: WebClient, size: int) -> Put:
+def _begun(client: WebClient, url: str, size: int) -> Put:
     """Begin a PUT where the server wants it, directories made if it asks for them."""
-    url, expect, made = client.url, True, False
+    expect, made = True, False
     for _ in range(HOPS + 1):
         put = Put(client, url, size, expect=expect)
         if put.early is None:

@@ -12,7 +12,7 @@ from wlm_tasks.model.ends import Directory, Source
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.prefix import Prefix
-from wlm_tasks.storage.transfer import move
+from wlm_tasks.storage.transfer import MoveOne
 
 #: seconds between two looks at a file that another experiment is bringing
 _LOOK_S: Final = 0.3
@@ -21,8 +21,9 @@ _LOOK_S: Final = 0.3
 class Cached:
     """Brings inputs of one experiment by way of its site's cache."""
 
-    def __init__(self, cache: SiteCache, directory: Directory, workdir: str) -> None:
-        """`directory` is the cache's own, `workdir` the experiment's."""
+    def __init__(self, cache: SiteCache, directory: Directory, workdir: str, one: MoveOne) -> None:
+        """`directory` is the cache's own, `workdir` the experiment's; `one` brings a file there."""
+        self._move_one = one
         self._cache = cache
         self._directory = directory
         self._workdir = workdir
@@ -65,7 +66,8 @@ class Cached:
         """Bring it to the cache, or wait a moment if another does; False if told to stop."""
         try:
             with self._directory.target(self._cache.path(digest), source.mode) as target:
-                complete = move(source, target, replace(control, sha256=digest)).complete
+                control = replace(control, sha256=digest)
+                complete = self._move_one(source, target, control).complete
         except StorageBusyError:
             time.sleep(_LOOK_S)
             return True

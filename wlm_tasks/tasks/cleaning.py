@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from celery import Task
 
 from wlm_tasks.celery import WlmCelery, app
+from wlm_tasks.compute.remote import DISCARD_S
 from wlm_tasks.errors import JobRejectedError, PermanentError, WlmError
 from wlm_tasks.model.sites import SILENT
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.cleaning import Cleaning, Removal
 
+#: seconds that a removal may take beside what it does at the site
+_SLACK_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +32,13 @@ def remove_directory(runtime: Runtime, experiment_id: str) -> str:
     Returns in a word what was done. Safe to call twice, at the same time, too.
     """
     name = runtime.store.views.experiment(experiment_id).site
+    try:
+        return _try(runtime, experiment_id, name)
+    finally:
+        runtime.store.cleaning.over(experiment_id, name)
+
+
+def _try(runtime: Runtime, experiment_id: str, name: str) -> str:
     if runtime.store.sites.get(name).state in SILENT:
         return "its site is away"
     with runtime.connections.using(name) as crowded:
@@ -50,6 +60,7 @@ def _remove(runtime: Runtime, name: str, removal: Removal) -> str:
         return _not_removed(books, removal, [error], gone)
     # the settings may have named another scratch directory before
     workdirs = sorted({*removal.workdirs, site.workdir(experiment_id)})
+    books.goes_on(experiment_id, name, len(workdirs) * DISCARD_S + _SLACK_S)
     for workdir in workdirs:
         try:
             if site.backend.discard(workdir, removal.mark):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wlm_tasks.errors import (
     FencedError,
@@ -136,7 +136,7 @@ class Engine:
         except FencedError:
             self._fenced(claim)
 
-    def _progress(self, claim: Claim) -> dict[str, int]:
+    def _progress(self, claim: Claim) -> dict[str, Any]:
         """Where an earlier slice of the step stopped."""
         steps = self._patiently(lambda: self.runtime.store.views.steps(claim.experiment_id))
         return next((step.progress or {} for step in steps if step.seq == claim.seq), {})

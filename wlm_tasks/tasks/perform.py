@@ -51,7 +51,8 @@ def stage_out(work: Work) -> Outcome:
 
 def _mover(work: Work) -> Mover:
     files = work.site.backend.files
-    return Mover(work.runtime.settings, files, work.workdir, _cache(work.site, files))
+    site = work.site
+    return Mover(work.runtime.settings, files, work.workdir, _cache(site, files), site.settings)
 
 
 def _cache(site: Site, files: SiteStore | None) -> SiteCache | None:

@@ -49,6 +49,7 @@ def transfer_all(
             control = TransferControl(
                 should_stop=partial(_should_stop, work, place),
                 progress=note.progress,
+                tell=note.tell,
                 sha256=transfers[index].sha256,
                 bytes_per_s=place.rate,
             )
@@ -129,6 +130,14 @@ class _Note:
         self._saved_at = time.monotonic()
         #: (when, bytes done) of the last seconds
         self._marks: deque[tuple[float, int]] = deque()
+        self._words = ""  #: on how it goes
+
+    def tell(self, words: str) -> None:
+        """Take in what a person should know; the first time a step says so it is in its events."""
+        self._words = words
+        if words not in self._work.told:
+            self._work.told.add(words)
+            self._work.runtime.store.transfers.note_words(self._work.claim, words)
 
     def progress(self, done: int, total: int) -> None:
         """Take in how much is done."""
@@ -152,7 +161,8 @@ class _Note:
 
     def state(self) -> str:
         """Return it as JSON."""
-        return json.dumps(self._fields())
+        words = {"words": self._words} if self._words else {}
+        return json.dumps({**self._fields(), **words})
 
     def _fields(self) -> dict[str, int]:
         """Transfer by number, transfers, its bytes done and in all, bytes a second."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.steps import StepName
@@ -55,13 +56,15 @@ class Work:
     experiment: Experiment
     claim: Claim
     deadline: float  #: end of the slice on the monotonic clock
-    progress: dict[str, int]  #: where an earlier slice got to
+    progress: dict[str, Any]  #: where an earlier slice got to
     carry_on: Holder | None
     holder: Holder  #: in whose name others may be claimed along with the step
     #: keeps such a claim alive, and shows its step as a task
     beside: Callable[[Claim], AbstractContextManager[None]]
     #: tells whoever listens how far the step is
     tell: Callable[[Mapping[str, int]], None]
+    #: what its events have of how it goes
+    told: set[str] = field(default_factory=set)
 
     @property
     def site(self) -> Site:

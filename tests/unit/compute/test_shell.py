@@ -12,6 +12,7 @@ import pytest
 from services.sshd import PrivateSshd
 from wlm_tasks.errors import BackendUnavailableError
 from wlm_tasks.hosts.address import address_of
+from wlm_tasks.hosts.scripts import PREAMBLE
 from wlm_tasks.hosts.shell import LocalShell, Shell
 from wlm_tasks.hosts.ssh import SshShell
 
@@ -69,6 +70,14 @@ def test_exit_codes(shell: Shell, script: str, code: int) -> None:
 def test_a_script_says_what_went_wrong(shell: Shell) -> None:
     assert shell.run("echo out; echo no such thing >&2; exit 1").said == "no such thing"
     assert shell.run("echo only out; exit 1").said == "only out"
+
+
+def test_tools_speak_english(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the user's locale is: their words are looked at."""
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    ran = shell.run(PREAMBLE + "env")
+    assert b"LC_ALL=C" in ran.out.splitlines()
 
 
 def test_much_output(shell: Shell) -> None:

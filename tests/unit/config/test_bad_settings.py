@@ -186,6 +186,34 @@ def test_a_rate_of_all_transfers_needs_their_number(tmp_path: Path) -> None:
         load(file, {"HOME": "/h"})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sites.a]\nkind = 'ssh'\nhost = 'a'\ndirect_to = ['lap']", "'lap', .*'lab'"),
+        ("[sites.a]\nkind = 'ssh'\nhost = 'a'\ndirect_to = ['web']", "'web', .* behind SSH"),
+        ("[sites.a]\nkind = 'ssh'\nhost = 'a'\ndirect_to = 'lab'", "'lab', expected a list"),
+        ("[sites.a]\nkind = 'local'\ndirect_to = ['lab']", "'lab', expected nothing"),
+    ],
+)
+def test_files_go_directly_between_hosts_behind_ssh(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wlm.toml"
+    storages = "[storages.lab]\nurl = 'sftp://lab/'\n[storages.web]\nurl = 'https://h/'\n"
+    file.write_text(storages + text)
+    with pytest.raises(ConfigError, match=rf"sites\.a\.direct_to.*: got {said}"):
+        load(file, {"HOME": "/h"})
+
+
+def test_sites_that_a_storage_logs_in_to(tmp_path: Path) -> None:
+    file = tmp_path / "wlm.toml"
+    file.write_text(
+        "[sites.a]\nkind = 'ssh'\nhost = 'a'\n[sites.b]\nkind = 'local'\n"
+        "[storages.lab]\nurl = 'sftp://lab/'\ndirect_to = ['a']"
+    )
+    assert load(file, {"HOME": "/h"}).storages["lab"].direct_to == ("a",)
+    with pytest.raises(ConfigError, match=r"storages\.lab\.direct_to: got 'b', .* site behind SSH"):
+        load(file, {"HOME": "/h", "WLM_STORAGES_LAB_DIRECT_TO": "a, b"})
+
+
 @pytest.mark.parametrize(("text", "key", "value", "expected"), FILES)
 def test_bad_files(text: str, key: str, value: str, expected: str, tmp_path: Path) -> None:
     file = tmp_path / "wlm.toml"

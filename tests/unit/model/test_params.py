@@ -39,6 +39,47 @@ def test_values_go_everywhere() -> None:
     assert Experiment.from_json(bound.to_json()) == bound
 
 
+def test_values_in_the_names_of_programs() -> None:
+    one = experiment(
+        modules=["lammps/{v}", "{whole}", "gcc"], conda="sim-{v}", image="docker://lab/sim:{v}"
+    )
+    assert parameters(one) == {"v", "whole"}
+    assert Experiment.from_json(one.to_json()) == one
+    bound = bind(one, {"v": 2024, "whole": "openmpi/4.1"})
+    assert bound.modules == ("lammps/2024", "openmpi/4.1", "gcc")
+    assert (bound.conda, bound.venv, bound.image) == ("sim-2024", None, "docker://lab/sim:2024")
+    assert Experiment.from_json(bound.to_json()) == bound
+    for field, values in {
+        "conda": ("sim", "/opt/conda/envs/sim"),
+        "venv": ("envs/sim", "/opt/{{literal}}/sim"),
+        "image": ("a b.sif", "docker://debian:bookworm-slim"),
+    }.items():
+        for value in values:
+            assert getattr(bind(experiment(**{field: "{x}"}), {"x": value}), field) == value
+    assert bind(experiment(venv="/v/{x} {{y}}"), {"x": "a b"}).venv == "/v/a b {y}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "expected"),
+    [
+        ({"modules": ["lammps/{v}"]}, "../evil/1", r"params\.v in modules\[0\]: got '\.\./evil/1'"),
+        ({"modules": ["lammps/{v}"]}, "1 2", r"params in modules\[0\]: got 'lammps/1 2', .*module"),
+        ({"modules": ["a", "{v}"]}, "-f", r"params in modules\[1\]: got '-f', .*module"),
+        ({"modules": ["{v}"]}, "{v}", r"params in modules\[0\]: got '{v}', .*module"),
+        ({"conda": "{v}"}, "envs/sim", "params in conda: got 'envs/sim', .*conda environment"),
+        ({"venv": "{v}"}, "../sim", "params in venv: got '../sim', .*relative path inside"),
+        ({"venv": "envs/{v}"}, "..", r"params\.v in venv: got '\.\.'"),
+        ({"image": "{v}"}, "docker://u:pw@host/x", "params in image: .*without a password"),
+        ({"image": "docker://lab/{v}"}, "x y", "params in image: got 'docker://lab/x y'"),
+    ],
+)
+def test_values_that_make_no_names_of_programs(
+    fields: dict[str, Any], value: str, expected: str
+) -> None:
+    with pytest.raises(InvalidParametersError, match=expected):
+        bind(experiment(**fields), {"v": value})
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

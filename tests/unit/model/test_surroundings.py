@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from unit.model.payload import Place, last
 
-from services import require_service
+from services import LMOD, require_service
 from wlm_tasks.errors import InvalidExperimentError
 from wlm_tasks.model.experiment import Experiment, Resources, fingerprint
 
@@ -24,6 +24,7 @@ from wlm_tasks.model.experiment import Experiment, Resources, fingerprint
         ({"modules": "lammps"}, "modules: got 'lammps', expected a list of at most 100 modules"),
         ({"modules": ["a b"]}, r"modules\[0\]: got 'a b', expected the name of a module"),
         ({"modules": ["ok", "$(x)"]}, r"modules\[1\]: got '\$\(x\)', expected the name"),
+        ({"modules": ["{{a}}"]}, r"modules\[0\]: got '{{a}}', expected the name"),
         ({"modules": ["-f"]}, r"modules\[0\]: got '-f'"),
         ({"modules": ["a\n"]}, r"modules\[0\]"),
         ({"modules": ["a"] * 101}, "modules: got"),
@@ -36,6 +37,7 @@ from wlm_tasks.model.experiment import Experiment, Resources, fingerprint
         ({"venv": 3}, "venv: got 3"),
         ({"venv": "v", "conda": "sim"}, "venv: got 'v', expected nothing beside conda"),
         ({"image": "docker://u:pw@host/x"}, "image: got .*, expected a URL without a password"),
+        ({"image": "docker://u:pw@host"}, "image: got .*, expected a URL without a password"),
         ({"image": "docker://a b"}, "image: got 'docker://a b', expected a URL such as"),
         ({"image": "../a.sif"}, "image: got '../a.sif', expected a relative path inside"),
         ({"resources": {"disk_mb": 0}}, "resources.disk_mb: got 0, expected a whole number"),
@@ -63,6 +65,14 @@ def test_good_fields_come_back() -> None:
         assert again == one
         assert (again.modules, again.conda, again.venv) == (one.modules, one.conda, None)
         assert again.resources.disk_mb == 500
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["docker://debian:bookworm-slim", f"docker://debian@sha256:{'0a' * 32}", "docker://h:5/x:a.b"],
+)
+def test_images_by_tag_and_by_digest(image: str) -> None:
+    assert Experiment("x", "local", ["true"], image=image).image == image
 
 
 def test_without_them_the_json_is_that_of_earlier_releases() -> None:
@@ -150,14 +160,45 @@ def test_no_module_command(place: Place) -> None:
 
 def test_real_environment_modules(place: Place) -> None:
     require_service("environment-modules", Path("/etc/profile.d/modules.sh").exists())
-    (place.tools / "sim").mkdir()
-    (place.tools / "sim" / "1.0").write_text("#%Module1.0\nsetenv SIM there\n")
+    sim = place.tools / "sim"
+    sim.mkdir()
+    (sim / "1.0").write_text("#%Module1.0\nsetenv SIM there\n")
+    (sim / "2.0").write_text("#%Module1.0\nconflict sim\n")
+    (sim / "broken").write_text("#%Module1.0\nnonsense\n")
     found = {"MODULEPATH": str(place.tools)}
     done = place.run('echo "$SIM"', modules=["sim/1.0"], variables=found)
     assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr
-    done = place.run("echo never", modules=["sim/2.0"], variables=found)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert last(done.stderr).startswith("wlm: module load sim/2.0: ERROR: Unable to locate")
+    for name, told in [
+        ("sim/3.0", "ERROR: Unable to locate"),
+        ("sim/2.0", "ERROR: Module cannot be loaded due to a conflict"),
+        ("sim/broken", "Module ERROR: invalid command name"),
+    ]:
+        done = place.run("echo never", modules=["sim/1.0", name], variables=found)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert last(done.stderr).startswith(f"wlm: module load {name}: {told}"), done.stderr
+
+
+def test_real_lmod(place: Place) -> None:
+    require_service("Lmod", LMOD.exists())
+    sim = place.tools / "sim"
+    sim.mkdir()
+    (sim / "1.0.lua").write_text('setenv("SIM", "there")\n')
+    (sim / "2.0.lua").write_text('prereq("nosuch")\n')
+    (sim / "broken.lua").write_text("nonsense(\n")
+    (sim / "talks.lua").write_text('LmodMessage("be careful")\nsetenv("SIM", "talks")\n')
+    found = {"MODULEPATH": str(place.tools), "LMOD_PKG": str(LMOD)}
+    done = place.run('echo "$SIM"', modules=["sim/1.0"], variables=found, hide=True)
+    assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr
+    done = place.run('echo "$SIM"', modules=["sim/talks"], variables=found, hide=True)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (0, "talks\n", "be careful")
+    for name, told in [
+        ("sim/3.0", "Lmod has detected the following error: The following module"),
+        ("sim/2.0", "Lmod has detected the following error: Cannot load module"),
+        ("sim/broken", "Lmod has detected the following error: Unable to load module"),
+    ]:
+        done = place.run("echo never", modules=["sim/1.0", name], variables=found, hide=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert last(done.stderr).startswith(f"wlm: module load {name}: {told}"), done.stderr
 
 
 @pytest.mark.parametrize("how", ["CONDA_EXE", "PATH", "miniconda3", "miniforge3"])

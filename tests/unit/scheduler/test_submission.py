@@ -157,6 +157,18 @@ BAD += [
         {"experiment": MELT.model_copy(update={"inputs": (Transfer("file://h/y", "y"),)})},
         r"inputs\[0\].src: URL: .* no host",
     ),
+    *(
+        (
+            {"experiment": MELT.model_copy(update={"inputs": (Transfer(src, "mesh/"),)})},
+            rf"inputs\[0\].src: .*got '{shown}', expected a single file, .* no directory can be",
+        )
+        for src, shown in [
+            ("https://h/mesh/", "https://h/mesh/"),
+            ("https://h/*.dat", r"https://h/\*.dat"),
+            ("https://h/x?sig=hunter2", r"https://h/x\?\.\.\."),
+            ("s3://bucket/mesh/", "s3://bucket/mesh/"),
+        ]
+    ),
 ]
 
 

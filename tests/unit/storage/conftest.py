@@ -21,10 +21,12 @@ from unit.storage.stores import (
     Store,
     Way,
 )
-from unit.storage.webstores import FtpStore, HttpStore
+from unit.storage.webstores import FtpStore, HttpStore, NginxStore
 
 from services import require_service
+from services.ftpdaemons import FtpDaemon, PrivateProftpd, PrivateVsftpd
 from services.ftpserver import PrivateFtp
+from services.nginx import PrivateNginx
 from services.s3server import PrivateS3
 from services.sshd import PrivateSshd
 from services.webserver import Faults, WebServer
@@ -41,11 +43,15 @@ def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
     return ScpStore(tmp_path, sshd)
 
 
-@pytest.fixture
-def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def webserver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    _no_proxies(monkeypatch)
     with WebServer() as server:
         yield server
 
@@ -67,6 +73,21 @@ def http(tmp_path: Path, webserver: WebServer) -> HttpStore:
 
 
 @pytest.fixture
+def nginx_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateNginx]:
+    _no_proxies(monkeypatch)
+    require_service("nginx", PrivateNginx.program() is not None)
+    directory = tmp_path / "web"
+    directory.mkdir()
+    with PrivateNginx(directory, tmp_path / "nginx") as server:
+        yield server
+
+
+@pytest.fixture
+def nginx(tmp_path: Path, nginx_server: PrivateNginx) -> NginxStore:
+    return NginxStore(tmp_path, nginx_server)
+
+
+@pytest.fixture
 def ftpserver(tmp_path: Path) -> Iterator[PrivateFtp]:
     require_service("pyftpdlib", PrivateFtp.available())
     directory = tmp_path / "ftp"
@@ -78,6 +99,35 @@ def ftpserver(tmp_path: Path) -> Iterator[PrivateFtp]:
 @pytest.fixture
 def ftp(tmp_path: Path, ftpserver: PrivateFtp) -> FtpStore:
     return FtpStore(tmp_path, ftpserver)
+
+
+def _ftp_daemon(kind: type[FtpDaemon], tmp_path: Path) -> Iterator[FtpDaemon]:
+    require_service(kind.__name__, kind.program() is not None)
+    directory = tmp_path / "ftp"
+    directory.mkdir()
+    with kind(directory, tmp_path / "ftp server") as server:
+        yield server
+
+
+@pytest.fixture
+def proftpd_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FtpDaemon]:
+    monkeypatch.setenv("FTP_TESTS", f"{PrivateProftpd.user}:{PrivateProftpd.password}")
+    yield from _ftp_daemon(PrivateProftpd, tmp_path)
+
+
+@pytest.fixture
+def proftpd(tmp_path: Path, proftpd_server: FtpDaemon) -> FtpStore:
+    return FtpStore(tmp_path, proftpd_server, {"credentials": "env:FTP_TESTS"})
+
+
+@pytest.fixture
+def vsftpd_server(tmp_path: Path) -> Iterator[FtpDaemon]:
+    yield from _ftp_daemon(PrivateVsftpd, tmp_path)
+
+
+@pytest.fixture
+def vsftpd(tmp_path: Path, vsftpd_server: FtpDaemon) -> FtpStore:
+    return FtpStore(tmp_path, vsftpd_server)
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +163,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
     return AnyStore(tmp_path)
 
 
-KINDS = ["files", "mem", "far", "scp", "http", "ftp", "s3", "memory"]
+KINDS = ["files", "mem", "far", "scp", "nginx", "vsftpd", "s3", "memory"]
 WAYS = {"get": Get, "put": Put}
 
 
@@ -140,7 +190,7 @@ def store(request: pytest.FixtureRequest) -> Store:
         (way, kind)
         for way in WAYS
         for kind in KINDS
-        if way == "get" or kind not in {"http", "memory"}
+        if way == "get" or kind not in {"nginx", "memory"}
     ],
     ids="-".join,
 )

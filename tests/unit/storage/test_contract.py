@@ -14,7 +14,8 @@ from unit.storage.stores import MiB, Store, Way, deliver, fetch, sha256, stop_af
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.storage.base import TransferControl, TransferResult
 
-DATA = os.urandom(3 * MiB + 7)
+#: neither its first nor its last byte is one that a test puts there
+DATA = b"<" + os.urandom(3 * MiB + 5) + b">"
 
 
 def done(data: bytes, moved: int) -> TransferResult:

@@ -20,7 +20,7 @@ def way(request: pytest.FixtureRequest, web: Store) -> Way:
     return made
 
 
-@pytest.fixture(params=["http", "ftp"])
+@pytest.fixture(params=["nginx", "vsftpd"])
 def web(request: pytest.FixtureRequest) -> Store:
     made = request.getfixturevalue(request.param)
     assert isinstance(made, Store)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 from unit.storage.stores import CONTROL, FileStore, Store, deliver, fetch
 
+from services.ftpdaemons import FtpDaemon
 from services.ftpserver import PrivateFtp
+from services.nginx import PrivateNginx
 from services.webserver import WebServer
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import TransferControl, TransferResult
@@ -49,17 +53,49 @@ class HttpStore(Store):
             yield
 
 
+class NginxStore(FileStore):
+    """Files of this host by way of nginx. What is put there begins anew each time."""
+
+    resumes = False
+
+    def __init__(self, directory: Path, server: PrivateNginx) -> None:
+        super().__init__(directory)
+        self.far = server.directory
+        self.server = server
+        self.backend = HttpStorage()
+        self._time = 1_000_000_000
+
+    def url(self, name: str) -> str:
+        return f"{self.server.base}/{quote(name)}"
+
+    def write(self, name: str, data: bytes) -> None:
+        super().write(name, data)
+        # what it tells of a file is its size and its time in whole seconds
+        self._time += 2
+        os.utime(self.path(name), (self._time, self._time))
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        with self.backend.target(self.url(name), None) as target, target.part(0):
+            yield
+
+
 class FtpStore(FileStore):
     """Files of this host by way of an FTP server."""
 
     cuts = False
     no_names = "\r\n"
 
-    def __init__(self, directory: Path, server: PrivateFtp) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: PrivateFtp | FtpDaemon,
+        options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(directory)
         self.far = server.directory
-        self.server = server
-        self.backend = FtpStorage()
+        self.server: Any = server
+        self.backend = FtpStorage(name="lab", options=options)
         self._time = 1_000_000_000
 
     def url(self, name: str) -> str:
