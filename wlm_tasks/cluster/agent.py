@@ -65,7 +65,6 @@ class SerfAgent:
         self._process: subprocess.Popen[bytes] | None = None
         self._wanted = attributes.tags
         self._told: dict[str, str] = {}
-        self._moves = 0
         self._ready = False
         self._trouble: str | None = None
         self._neighbours = Neighbours(settings)
@@ -141,8 +140,10 @@ class SerfAgent:
             began = time.monotonic()
             try:
                 self._live()
-            except (WlmError, OSError) as error:
-                self._found(one_line(str(error)))
+            except WlmError as error:
+                self._found(one_line(error.message))
+            except OSError as error:
+                self._found(one_line(f"Serf: {error.filename}: {error.strerror or error}"))
             except Exception:  # noqa: BLE001 - the process goes on without
                 _log.exception("the Serf agent's keeper")
                 self._found("Serf: a fault of our own, see the log")
@@ -192,13 +193,11 @@ class SerfAgent:
         last = settings.port + settings.ports - 1
         words = f"Serf: none of the ports {settings.port} to {last} is free on {settings.bind}"
         for port in free_ports(settings, self._launch.port if self._launch else None):
-            self._launch = self._next_launch(port)
-            self._told = self._wanted
-            directory.write_config(settings, self._launch, self._told)
+            launch, self._told = self._next_launch(port), self._wanted
+            directory.write_config(settings, launch, self._told)
             self._process = directory.spawn(binary)
-            if self._answers(self._process, self._launch):
-                return
-            if self._ending:
+            if self._answers(self._process, launch) or self._ending:
+                self._launch = launch
                 return
             words = f"Serf: the agent does not start: {directory.last_words() or 'no words'}"
             if _PORT_TAKEN not in words:
@@ -207,11 +206,10 @@ class SerfAgent:
         raise ServiceError(words)
 
     def _next_launch(self, port: int) -> Launch:
-        """Return how to start on a port: under the last name only where that was known."""
+        """Return how to start on a port: under the last name only where others know that."""
         node = self.node
         if self._launch is not None and self._launch.port != port:
-            self._moves += 1
-            node = f"{self._node}.{self._moves}"
+            node = f"{self._node}.{port}"
         return Launch(node=node, port=port, rpc_port=free_rpc_port(), rpc_key=new_rpc_key())
 
     def _answers(self, process: subprocess.Popen[bytes], launch: Launch) -> bool:

@@ -141,17 +141,26 @@ class Membership:
         next_listing = time.monotonic() + self._listing_s
         while not self._ending.is_set():
             events = gossip.events(min(_WAIT_S, max(0.0, next_listing - time.monotonic())))
-            if self._are_of_tags(events):
+            tags_only = self._are_of_tags(events)
+            if tags_only:
                 self._update(events)
             # events may be seconds old, and an older one would undo what a listing has told
-            if not self._are_of_tags(events) or time.monotonic() >= next_listing:
+            if not tags_only or time.monotonic() >= next_listing:
                 self._list(gossip)
                 next_listing = time.monotonic() + self._listing_s
 
-    @staticmethod
-    def _are_of_tags(events: Iterable[MemberEvent]) -> bool:
-        """Whether at most tags have changed."""
-        return all(event.kind is EventKind.UPDATE for event in events)
+    def _are_of_tags(self, events: Iterable[MemberEvent]) -> bool:
+        """Whether at most tags have changed.
+
+        Of a member that joins and changes its tags within a second, an agent tells the latter only.
+        """
+        return all(
+            event.kind is EventKind.UPDATE
+            and (node := self._nodes.get(member.name)) is not None
+            and node.status is member.status
+            for event in events
+            for member in event.members
+        )
 
     def _list(self, gossip: Gossip) -> None:
         now = time.monotonic()
@@ -163,9 +172,7 @@ class Membership:
         """Take over changed tags of members that are known."""
         changed = [member for event in events for member in event.members]
         for member in changed:
-            if (node := self._nodes.get(member.name)) is not None:
-                told = Member(member.name, node.status, member.address, member.port, member.tags)
-                self._nodes[member.name] = self._noted(told, node.since)
+            self._nodes[member.name] = self._noted(member, self._nodes[member.name].since)
         if changed:
             self._publish(connected=True, trouble=None, listed_at=self._view.listed_at)
 

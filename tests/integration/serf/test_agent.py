@@ -123,10 +123,10 @@ def test_a_killed_agent_is_there_again_under_its_name(serf: PrivateSerf) -> None
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: worker.alive() and worker.pid != pid, 10.0, "a new agent")
     wait_until_joined(worker, 2)
-    # the time of a restart is too short to be missed in
-    assert members_of(seed)[node].status is MemberStatus.ALIVE
-    assert members_of(worker)[node].tags["cpu"] == "7"
     assert worker.node == node
+    assert members_of(worker)[node].tags["cpu"] == "7"
+    wait_for(lambda: members_of(seed)[node].status is MemberStatus.ALIVE, 15.0, "missed by nobody")
+    assert len(members_of(seed)) == 2
 
 
 def _bound(taker: socket.socket, port: int) -> bool:
@@ -256,6 +256,13 @@ def test_a_program_that_is_another(serf: PrivateSerf) -> None:
     worker = serf.agent(settings=serf.settings(binary="/bin/false"))
     assert not worker.start(10.0)
     assert worker.trouble == "Serf: the agent does not start: no words"
+
+
+def test_a_directory_that_cannot_be(serf: PrivateSerf) -> None:
+    serf.base.write_text("a file")
+    worker = serf.agent()
+    assert not worker.start(10.0)
+    assert worker.trouble == f"Serf: {serf.base}: File exists"
 
 
 def test_wrong_encryption_key(serf: PrivateSerf, impatient: None) -> None:

@@ -102,6 +102,17 @@ def test_since_is_when_the_status_was_first_seen() -> None:
         assert membership.snapshot().workers["w@h", "1"].since >= before
 
 
+def test_a_join_that_is_told_as_a_change_of_tags_only() -> None:
+    with following(worker("a"), worker("b", "failed", inc="2")) as (cluster, membership):
+        cluster.members = [worker("a"), worker("b", inc="2"), worker("c", inc="3")]
+        cluster.tell("member-update", worker("a"), worker("c", inc="3"))
+        wait_for(lambda: status_of(membership.snapshot(), incarnation="3") is MemberStatus.ALIVE)
+    with following(worker("a"), worker("b", "failed", inc="2")) as (cluster, membership):
+        cluster.members = [worker("a"), worker("b", inc="2")]
+        cluster.tell("member-update", worker("b", inc="2"))
+        wait_for(lambda: status_of(membership.snapshot(), incarnation="2") is MemberStatus.ALIVE)
+
+
 def test_an_old_event_does_not_undo_what_the_agent_tells_now() -> None:
     with following(worker("a", "failed")) as (cluster, membership):
         cluster.tell("member-join", worker("a"))  # seconds old: agents collect events
