@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import uuid
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Final
 
@@ -38,11 +39,15 @@ class PrivatePostgreSQL(Service):
     """One server, fsync on; `start` before use, `close` at the end.
 
     PostgreSQL refuses to run as root, so root starts it as the user ``postgres``: then
-    `directory` must lie where that user can pass through. Loopback only, no password.
+    `directory` must lie where that user can pass through. Loopback only, no password. `also` is
+    one more address of this host to listen on, such as 198.18.0.1/24, for those of its network.
     """
 
-    def __init__(self, directory: Path, *, max_connections: int = 200) -> None:
+    def __init__(
+        self, directory: Path, *, max_connections: int = 200, also: str | None = None
+    ) -> None:
         self.directory = directory
+        self._also = also
         self.max_connections = max_connections
         self._user = "postgres" if os.geteuid() == 0 else None
         self._port: int | None = None
@@ -172,10 +177,13 @@ class PrivatePostgreSQL(Service):
         )
         if done.returncode:
             raise RuntimeError(f"initdb in {self.directory}: {done.stdout}{done.stderr}")
+        if self._also is not None:
+            with (self.directory / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {ip_interface(self._also).network} trust\n")
 
     def _start(self, timeout: float) -> None:
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(["127.0.0.1", *self._addresses()]),
             "port": str(self.port),
             "unix_socket_directories": "",
             "max_connections": str(self.max_connections),
@@ -190,6 +198,9 @@ class PrivatePostgreSQL(Service):
             death_signal=signal.SIGQUIT,
         )
         self._process.wait_for(self._answers, timeout, "PostgreSQL answers")
+
+    def _addresses(self) -> list[str]:
+        return [] if self._also is None else [str(ip_interface(self._also).ip)]
 
     def _answers(self) -> bool:
         try:

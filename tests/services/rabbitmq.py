@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,8 @@ class PrivateRabbitMQ(Service):
     `consumer_timeout_s` and `channel_tick_s` set how long a message may stay unacknowledged
     and how often that is looked at; `config` are further lines of rabbitmq.conf; `management`
     switches the HTTP API on (`management_url`; about 3 s more to start and 5 s to stop).
+    `plugins` are further ones. `inside` are words in front of its commands, such as those of a
+    network namespace, where `host` is an address and where it is reached.
     """
 
     def __init__(
@@ -51,8 +53,14 @@ class PrivateRabbitMQ(Service):
         channel_tick_s: float | None = None,
         management: bool = False,
         config: Mapping[str, str] | None = None,
+        plugins: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
     ) -> None:
         self.directory = directory
+        self.host = host
+        self._plugins = list(plugins)
+        self._inside = list(inside)
         self.node = f"wlm-{uuid.uuid4().hex[:12]}@localhost"
         self.management = management
         self._config = dict(config or {})
@@ -98,7 +106,7 @@ class PrivateRabbitMQ(Service):
 
     def vhost_url(self, vhost: str) -> str:
         """AMQP URL of a virtual host."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost.replace('/', '%2F')}"
+        return f"amqp://guest:guest@{self.host}:{self.port}/{vhost.replace('/', '%2F')}"
 
     def start(self, timeout: float = 90.0) -> None:
         """Start it and wait until it answers AMQP. Data of an earlier run are kept."""
@@ -142,7 +150,7 @@ class PrivateRabbitMQ(Service):
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Run rabbitmqctl (about 0.6 s); its output, `RuntimeError` with its words if it fails."""
         done = subprocess.run(
-            [self._script("rabbitmqctl"), "--quiet", *args],
+            [*self._inside, self._script("rabbitmqctl"), "--quiet", *args],
             env=self._environment(),
             cwd=self.directory,
             capture_output=True,
@@ -185,20 +193,22 @@ class PrivateRabbitMQ(Service):
 
     def _write_config(self) -> None:
         lines = {
-            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "listeners.tcp.1": f"{self.host}:{self.port}",
+            # a network namespace is as private as loopback
+            "loopback_users": "none",
             "log.console": "true",
             "log.file": "false",
             "disk_free_limit.absolute": "10MB",
         }
-        plugins = ""
+        plugins = list(self._plugins)
         if self.management:
-            plugins = "rabbitmq_management"
+            plugins.append("rabbitmq_management")
             lines["management.tcp.ip"] = "127.0.0.1"
             lines["management.tcp.port"] = str(self._ports["management"])
         lines |= self._config
         text = "".join(f"{name} = {value}\n" for name, value in lines.items())
         (self.directory / "rabbitmq.conf").write_text(text)
-        (self.directory / "enabled_plugins").write_text(f"[{plugins}].\n")
+        (self.directory / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
         (self.directory / "rabbitmq-env.conf").write_text("")
         # rabbitmq.conf has no name for this one
         tick = "" if self._channel_tick_s is None else round(self._channel_tick_s * 1000)
@@ -234,14 +244,14 @@ class PrivateRabbitMQ(Service):
         if self._epmd is None or not self._epmd.running:
             # Left alone, the server would start one as a daemon that outlives everything.
             self._epmd = Process(
-                ["epmd", "-port", str(self._ports["epmd"]), "-address", "127.0.0.1"],
+                [*self._inside, "epmd", "-port", str(self._ports["epmd"]), "-address", "127.0.0.1"],
                 log=self.directory / "epmd.log",
                 env=self._environment(),
                 cwd=self.directory,
             )
-            self._epmd.wait_for(lambda: listening(self._ports["epmd"]), timeout, "epmd listens")
+            self._epmd.wait_for(self._epmd_answers, timeout, "epmd answers")
         self._process = Process(
-            [self._script("rabbitmq-server")],
+            [*self._inside, self._script("rabbitmq-server")],
             log=self.directory / "server.log",
             env=self._environment(),
             cwd=self.directory,
@@ -252,8 +262,12 @@ class PrivateRabbitMQ(Service):
             lines = [line for line in self._process.output.splitlines() if "[error]" in line]
             raise RuntimeError("\n".join(["RabbitMQ did not start:", *lines[:20]])) from None
 
+    def _epmd_answers(self) -> bool:
+        asked = [*self._inside, "epmd", "-port", str(self._ports["epmd"]), "-names"]
+        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
     def _answers(self) -> bool:
-        if not listening(self.port):
+        if not self._inside and not listening(self.port):
             return False
         connection = Connection(self.url, connect_timeout=5.0)
         try:

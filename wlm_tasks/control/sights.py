@@ -85,7 +85,8 @@ def _celery(worker: Present, evidence: Evidence) -> Sight | None:
 
 def _broker(worker: Present, evidence: Evidence) -> Sight | None:
     gone_at = evidence.queues_gone.get(worker.name)
-    if evidence.queues_since is None or gone_at is None:
+    # what was heard before a gap may be over by now
+    if evidence.queues_since is None or gone_at is None or gone_at < evidence.queues_since:
         return None
     gone_s = evidence.now - gone_at
     if gone_s >= worker.age_s:
