@@ -22,7 +22,7 @@ SERVICE_FIXTURES: Final = {
     "aurora": {"aurora", "make_aurora"},
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
     "slurm": {"slurm", "make_slurm", "login_node"},
-    "sshd": {"sshd", "make_sshd", "login_node"},
+    "sshd": {"sshd", "make_sshd", "login_node", "sftp_only"},
 }
 
 
