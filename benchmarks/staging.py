@@ -4,6 +4,9 @@ All go to one private sshd, in turns, in memory (``/dev/shm``) unless told other
 digests as it always does. The others do not; so each of them is also counted with what a careful
 script adds to it: ``sha256sum`` of both sides, compared. Their cipher is the one that we ask for
 first, and their own default is a row of its own. Targets do not exist before; nobody resumes.
+
+The last rows are of hosts without a shell, where a careful script can only get again what it has
+put.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +91,32 @@ def _rsync(bench: Bench, what: str, put: bool) -> None:
     _run(shlex.join(["rsync", "-r", "-e", shell, f"{source}{slash}", target]))
 
 
+def _sftp(bench: Bench, what: str, put: bool) -> None:
+    source, target = _ends(bench, what, put=put)
+    words = [place.rpartition(":")[2] for place in (source, target)]
+    commands = [f"put -r {words[0]} {words[1]}" if put else f"get -r {words[0]} {words[1]}"]
+    if put and what == "small":
+        commands.insert(0, f"mkdir {words[1]}")
+    batch = shlex.quote("\n".join(commands))
+    client = shlex.join(["sftp", "-q", "-b", "-", *bench.ssh(_GCM), bench.host])
+    _run(f"printf '%s\\n' {batch} | {client} > /dev/null")
+
+
+def _sftp_read_back(bench: Bench, what: str, put: bool) -> None:
+    """What a careful script can do without a shell there: get again what it has put."""
+    _sftp(bench, what, put)
+    source = bench.here / what
+    back = bench.here / "got"
+    if put:
+        far = "got/small" if what == "small" else "got"
+        get = f"get -r {bench.there}/{far} {back}"
+        client = shlex.join(["sftp", "-q", "-b", "-", *bench.ssh(_GCM), bench.host])
+        _run(f"echo {shlex.quote(get)} | {client} > /dev/null")
+    sums = [_said(_sums(back))] + ([_said(_sums(source))] if put else [])
+    if len(set(sums)) != 1:
+        raise RuntimeError(f"different: {sums}")
+
+
 def _tar(bench: Bench, what: str, put: bool) -> None:
     here, there = bench.here, bench.there
     source, target = (here, f"{there}/got") if put else (there, here / "got")
@@ -105,9 +135,10 @@ def _ends(bench: Bench, what: str, *, put: bool) -> tuple[str, str]:
     return f"{far}/{what}", str(bench.here / "got")
 
 
-def _ours(bench: Bench, what: str, put: bool) -> None:
-    storage = ScpStorage(name="bench", options=bench.server.options)
-    place = f"scp://{bench.server.host}:{bench.server.port}{bench.there}"
+def _ours(bench: Bench, what: str, put: bool, *, shell: bool = True) -> None:
+    options = {**bench.server.options, "shell": shell}
+    storage = ScpStorage(name="bench", options=options)
+    place = f"sftp://{bench.server.host}:{bench.server.port}{bench.there}"
     near, control = LocalDirectory(str(bench.here)), TransferControl()
     if what == "small":
         tree = near.tree(what, "") if put else storage.tree(f"{place}/{what}", "")
@@ -168,6 +199,9 @@ WAYS: Final[dict[str, Way]] = {
     "rsync, verified": _verified(_rsync),
     "tar | ssh, verified": _verified(_tar),
     "wlm_tasks": _ours,
+    "sftp": _sftp,
+    "sftp, read back": _sftp_read_back,
+    "wlm_tasks, by SFTP alone": partial(_ours, shell=False),
 }
 
 
@@ -237,7 +271,7 @@ def _show(what: str, put: bool, amount: int, taken: dict[str, list[float]]) -> N
         table.add_column(column, justify="left" if column == "way" else "right")
     rates = {name: sorted(amount / seconds for seconds in runs) for name, runs in taken.items()}
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    others = {name: rate for name, rate in medians.items() if name != "wlm_tasks"}
+    others = {name: rate for name, rate in medians.items() if "wlm_tasks" not in name}
     fastest = max(others.values())
     verified = max(rate for name, rate in others.items() if "verified" in name)
     for name, found in rates.items():

@@ -22,6 +22,7 @@
     │   │   │   └── SiteTroubleError       the whole site, not one job
     │   │   │       ├── SiteUnreachableError
     │   │   │       ├── SiteAuthError
+    │   │   │       ├── SiteNoShellError
     │   │   │       ├── SiteOverloadedError
     │   │   │       └── SiteMaintenanceError
     │   │   └── StorageUnavailableError
@@ -130,6 +131,10 @@ class SiteUnreachableError(SiteTroubleError):
 
 class SiteAuthError(SiteTroubleError):
     """The site refused our credentials, or its host key is not the known one; a person mends it."""
+
+
+class SiteNoShellError(SiteTroubleError):
+    """The host lets us in and runs no commands for us."""
 
 
 class SiteOverloadedError(SiteTroubleError):

@@ -112,7 +112,7 @@ class FleetWorld:
             self.start_control(name)
         for name in WORKERS:
             self.start_worker(name)
-        wait_for(lambda: len(self.up()) == len(WORKERS), 60, "all workers are up")
+        self.wait_until_all_up()
 
     def _config(self, host: str) -> Path:
         """The settings of a host: all have the same, but a data directory of their own."""
@@ -211,6 +211,16 @@ scratch = "{self.directory / "scratch"}"
 
     def wait_until(self, name: str, *states: WorkerState, timeout: float = 90.0) -> None:
         wait_for(lambda: self.states().get(name) in states, timeout, f"{name} is {states}")
+
+    def wait_until_all_up(self, timeout: float = 150.0) -> None:
+        """Wait until nobody misses anybody."""
+        try:
+            wait_for(lambda: len(self.up()) == len(WORKERS), timeout, "all workers are up")
+        except TimeoutError as error:
+            views = self.client.store.roster.views()
+            said = [(view.name, str(view.state), view.witnesses) for view in views]
+            tails = [f"{name}: {process.tail(6)}" for name, process in self.processes.items()]
+            raise TimeoutError("\n".join([f"{error}: {said}", *tails])) from None
 
     def wait_until_settled(self, timeout: float = 120.0) -> None:
         """Wait until every incident is over."""

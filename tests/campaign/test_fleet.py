@@ -1,8 +1,8 @@
 """Promise 5: one mail for each disappearance, one for each return, and none for anything else.
 
 Six workers, two control processes, PostgreSQL, RabbitMQ and a mail server, each on a host of its
-own with a cable that can be pulled. In the end the mails that must have come are compared with those
-that have.
+own with a cable that can be pulled. In the end the mails that must have come are compared with
+those that have.
 """
 
 from __future__ import annotations
@@ -129,14 +129,14 @@ def control_is_cut_off(world: FleetWorld, record: Record) -> None:
 def broker(world: FleetWorld, record: Record) -> None:
     """the broker restarted, then its cable pulled for long: one mail of that, one of its end"""
     world.broker.restart()
-    wait_for(lambda: len(world.up()) == len(WORKERS), 60, "all workers are up")
+    world.wait_until_all_up()
     world.network.pull("mq")
     record.expect("broker", "broker")
     incidents = world.client.store.incidents
     wait_for(lambda: any(i.kind == "BROKER" for i in incidents.now_open()), 120, "it is told")
     world.network.plug("mq")
     world.wait_until_settled()
-    wait_for(lambda: len(world.up()) == len(WORKERS), 60, "all workers are up")
+    world.wait_until_all_up()
 
 
 def planned(world: FleetWorld, record: Record) -> None:

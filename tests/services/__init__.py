@@ -30,7 +30,7 @@ SERVICE_FIXTURES: Final = {
     "postgresql": {"postgresql", "postgresql_url", "make_postgresql"},
     "slurm": {"slurm", "make_slurm", "login_node"},
     "serf": {"serf"},
-    "sshd": {"sshd", "make_sshd", "login_node"},
+    "sshd": {"sshd", "make_sshd", "login_node", "sftp_only"},
 }
 
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -203,10 +203,24 @@ def sshd(session_dir: Path) -> Iterator[PrivateSshd]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def sftp_only(session_dir: Path) -> Iterator[PrivateSshd]:
+    """An SSH server that offers SFTP and no shell."""
+    require_service("sshd", PrivateSshd.available())
+    with PrivateSshd(session_dir / "sftp", force="internal-sftp") as server:
+        yield server
+
+
 class MakeSshd(Protocol):
     """Type of the fixture `make_sshd`."""
 
-    def __call__(self, *, max_sessions: int = 10) -> PrivateSshd: ...
+    def __call__(
+        self,
+        *,
+        max_sessions: int = 10,
+        force: str = "",
+        chroot: Path | None = None,
+    ) -> PrivateSshd: ...
 
 
 @pytest.fixture
@@ -215,9 +229,8 @@ def make_sshd(session_dir: Path) -> Iterator[MakeSshd]:
     require_service("sshd", PrivateSshd.available())
     with ExitStack() as stack:
 
-        def make(*, max_sessions: int = 10) -> PrivateSshd:
-            directory = _another(session_dir, "sshd")
-            return stack.enter_context(PrivateSshd(directory, max_sessions=max_sessions))
+        def make(**how: Any) -> PrivateSshd:
+            return stack.enter_context(PrivateSshd(_another(session_dir, "sshd"), **how))
 
         yield make
 

@@ -28,12 +28,25 @@ class PrivateSshd(Service):
     OpenSSH's default, 10, unless it is given.
     """
 
-    def __init__(self, directory: Path, *, max_sessions: int = 10) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_sessions: int = 10,
+        force: str = "",
+        chroot: Path | None = None,
+    ) -> None:
+        """`force` is what is run instead of any command, ``internal-sftp`` for no more than that.
+
+        A `chroot` is a directory that only root can write to, and so are those above it.
+        """
         self.directory = directory
         self.home = directory / "home"  #: HOME of what is run by it
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.host = "127.0.0.1"
         self._max_sessions = max_sessions
+        self._force = force
+        self._chroot = chroot
         self._port: int | None = None
         self._process: Process | None = None
 
@@ -185,6 +198,8 @@ class PrivateSshd(Service):
             "PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\n"
             f"SetEnv HOME={self.home}{marker}\nMaxSessions {self._max_sessions}\n"
             "MaxStartups 100:30:200\nLogLevel INFO\n"
+            + (f"ForceCommand {self._force}\n" if self._force else "")
+            + (f"ChrootDirectory {self._chroot}\n" if self._chroot else "")
         )
 
     def _start(self, timeout: float) -> None:

@@ -263,13 +263,14 @@ STORAGE_OPTIONS: Final[dict[str, Check]] = {
     "endpoint": site_url,
     "region": _word,
     "anonymous": whole(0, 1),
+    "shell": flag,
 }
 _SSH_FILES: Final = ("user", "port", "key_file", "known_hosts", "proxy_jump")
 #: which of them the schemes of this package have; those of others may have all
 _OF_SCHEME: Final[dict[str, tuple[str, ...]]] = {
     "file": (),
     "scp": _SSH_FILES,
-    "sftp": _SSH_FILES,
+    "sftp": (*_SSH_FILES, "shell"),
     "http": ("credentials", "token", "ca_file"),
     "https": ("credentials", "token", "ca_file"),
     "ftp": ("credentials", "ca_file"),

@@ -23,6 +23,7 @@ from wlm_tasks.errors import (
     NoDirectWayError,
     SiteAuthError,
     SiteMaintenanceError,
+    SiteNoShellError,
     SiteOverloadedError,
     SiteUnreachableError,
     WlmError,
@@ -47,6 +48,7 @@ _TWICE: Final = "do not use this site: a crash may run a payload twice"
 _MEND: Final[dict[type[WlmError], str]] = {
     SiteUnreachableError: "see that its host and port are right and can be reached from here",
     SiteAuthError: "see that user, key and known_hosts are right, with ssh on the same host",
+    SiteNoShellError: "give the account a shell: a site is served by commands on its host",
     SiteMaintenanceError: "wait until its operators give it back",
     SiteOverloadedError: "wait, or lower max_running and submit_per_s",
     JobRejectedError: "the words are the site's own: see its directory, limits and options",

@@ -11,18 +11,17 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import asyncssh
 
 from wlm_tasks.errors import SiteAuthError, SiteOverloadedError, WlmError
 from wlm_tasks.hosts.address import Address
 from wlm_tasks.hosts.faults import FOREIGN, LOGGING_IN, translated
-from wlm_tasks.hosts.gate import StreamGate
 from wlm_tasks.hosts.readers import Reader
 
 #: most channels at a time on one connection: OpenSSH's MaxSessions is 10 unless it is set
@@ -37,6 +36,10 @@ READER_WAIT_S: Final = 5.0
 #: a silent connection is asked after so many seconds, and given up after so many questions
 _KEEPALIVE_S: Final = 15.0
 _KEEPALIVES: Final = 3
+#: what may be on its way from the host unread, on each channel, and the largest packet that it
+#: may send, in bytes
+_WINDOW: Final = 8 * 1024 * 1024
+_PACKET: Final = 256 * 1024
 #: the fastest first
 CIPHERS: Final = (
     "aes128-gcm@openssh.com",
@@ -180,6 +183,8 @@ class Line:
                 login_timeout=_LOGIN_S,
                 keepalive_interval=_KEEPALIVE_S,
                 keepalive_count_max=_KEEPALIVES,
+                window=_WINDOW,
+                max_pktsize=_PACKET,
             )
 
     async def close(self) -> None:
@@ -238,8 +243,8 @@ class Connections:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lines: dict[Address, Line] = {}
-        self._gates: dict[Address, StreamGate] = {}
-        self._gates_lock = threading.Lock()
+        self._shared: dict[tuple[object, Address], Any] = {}
+        self._shared_lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wlm-ssh", daemon=True)
         self._thread.start()
@@ -257,10 +262,12 @@ class Connections:
         """Begin with `work` on the loop; to be called from other threads."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def gate(self, address: Address) -> StreamGate:
-        """Return what lets streams to an address in."""
-        with self._gates_lock:
-            return self._gates.setdefault(address, StreamGate(address))
+    def shared(self, kind: Callable[[Address], _T], address: Address) -> _T:
+        """Return what all threads have in common of an address: one of a kind."""
+        with self._shared_lock:
+            if (kind, address) not in self._shared:
+                self._shared[kind, address] = kind(address)
+            return cast("_T", self._shared[kind, address])
 
     def line(self, address: Address) -> Line:
         """Return the line to an address; on the loop."""

@@ -16,6 +16,7 @@ import asyncssh
 from wlm_tasks.errors import (
     BackendUnavailableError,
     SiteAuthError,
+    SiteNoShellError,
     SiteOverloadedError,
     SiteTroubleError,
     SiteUnreachableError,
@@ -89,6 +90,8 @@ def _no_agreement(error: Exception, address: Address, _doing: str) -> SiteTroubl
 def _channel(error: Exception, address: Address, doing: str) -> SiteTroubleError:
     if doing == LOGGING_IN:  # through a jump host
         return SiteUnreachableError(f"{address}: {doing}: {_words(error)}")
+    if getattr(error, "code", None) == asyncssh.OPEN_REQUEST_SESSION_FAILED:
+        return SiteNoShellError(f"{address}: {doing}: the host refuses that ({_words(error)})")
     return SiteOverloadedError(
         f"{address}: refuses another session on the connection ({_words(error)}): sshd's"
         " MaxSessions is below 8, or the host has no room"

@@ -12,7 +12,7 @@ import asyncssh
 
 from wlm_tasks.errors import (
     CommandGivenUpError,
-    SiteTroubleError,
+    SiteNoShellError,
     SiteUnreachableError,
 )
 from wlm_tasks.hosts.address import Address
@@ -68,24 +68,29 @@ class SshShell(Shell):
 
         return self._anew(with_channel)
 
-    def start(
-        self, command: str, **how: Any
-    ) -> tuple[AsyncExitStack, asyncssh.SSHClientProcess[bytes]]:
-        """Start a command on a channel of its own.
+    def start(self, command: str) -> tuple[AsyncExitStack, asyncssh.SSHClientProcess[bytes]]:
+        """Start a command on a channel of its own, as `open` does."""
+
+        async def open_one(connection: asyncssh.SSHClientConnection) -> Any:
+            return await open_channel(
+                connection, lambda: connection.create_process(command, encoding=None)
+            )
+
+        return self.open(open_one)
+
+    def open(
+        self, opening: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]]
+    ) -> tuple[AsyncExitStack, _T]:
+        """Open something on a channel of its own.
 
         The channel is given back when the stack is closed, on the thread that keeps connections.
         """
 
-        async def open_one(connection: asyncssh.SSHClientConnection) -> Any:
-            return await open_channel(
-                connection, lambda: connection.create_process(command, encoding=None, **how)
-            )
-
-        async def start(line: Line) -> tuple[AsyncExitStack, Any]:
+        async def start(line: Line) -> tuple[AsyncExitStack, _T]:
             async with AsyncExitStack() as stack:
                 connection = await stack.enter_async_context(line.channel())
-                process = await self._watched(line, connection, open_one)
-                return stack.pop_all(), process
+                opened = await self._watched(line, connection, opening)
+                return stack.pop_all(), opened
 
         return self._anew(start)
 
@@ -184,7 +189,7 @@ class SshShell(Shell):
         ran = letter.answer(code, out, err)
         if ran is None:
             said = (err.strip() or out.strip()).decode(errors="replace")[-300:]
-            raise SiteTroubleError(
+            raise SiteNoShellError(
                 f"{self.address}: its login shell ran no bash (exit {code}): {said or 'no word'}"
             )
         return ran
@@ -211,9 +216,10 @@ async def open_channel(
             task.add_done_callback(_close_late)
             raise
         except (asyncssh.ConnectionLost, asyncssh.ChannelOpenError, OSError) as error:
-            refused = isinstance(error, asyncssh.ChannelOpenError)
-            if connection.is_closed() or not refused:
+            if connection.is_closed() or not isinstance(error, asyncssh.ChannelOpenError):
                 raise ChannelGoneError(error) from error
+            if error.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:  # it is not for want of room
+                raise
             # sshd counts a session for a moment after its end
             if pause > _LAST_PAUSE_S:
                 raise

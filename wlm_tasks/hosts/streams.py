@@ -12,9 +12,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from wlm_tasks.errors import SiteTroubleError, SiteUnreachableError
+from wlm_tasks.errors import SiteNoShellError, SiteUnreachableError
 from wlm_tasks.hosts.connections import connections
 from wlm_tasks.hosts.faults import FOREIGN, translated
+from wlm_tasks.hosts.gate import StreamGate
 from wlm_tasks.hosts.readers import exit_code
 from wlm_tasks.hosts.scripts import failure
 from wlm_tasks.hosts.shell import Ran, compose
@@ -22,9 +23,6 @@ from wlm_tasks.hosts.ssh import SshShell
 
 #: seconds without a byte after which the other side is given up
 STALL_S: Final = 60.0
-#: what may be on its way from the host unread, and the largest packet it may send, in bytes
-_WINDOW: Final = 8 * 1024 * 1024
-_PACKET: Final = 256 * 1024
 _PIECE: Final = 1024 * 1024
 #: bytes of a piece that are sent at once, so that a slow line is not taken for a stalled one
 _SENT: Final = 128 * 1024
@@ -46,12 +44,10 @@ class Stream:
         self._about = about
         self._letter = compose(script, arguments)
         self._kept = connections()
-        self._gate = self._kept.gate(shell.address)
+        self._gate = self._kept.shared(StreamGate, shell.address)
         self._gate.enter()
         try:
-            self._channel, self._process = shell.start(
-                self._letter.command, window=_WINDOW, max_pktsize=_PACKET
-            )
+            self._channel, self._process = shell.start(self._letter.command)
         except BaseException:
             self._gate.leave()
             raise
@@ -87,7 +83,7 @@ class Stream:
         ran = self._letter.answer(code, self._letter.begun + (rest if mark else out), err)
         if ran is None or self._letter.begun not in err:
             said = (err.strip() or out.strip()).decode(errors="replace")[-300:]
-            raise SiteTroubleError(
+            raise SiteNoShellError(
                 f"{self._address}: its login shell ran no bash (exit {code}): {said or 'no word'}"
             )
         return ran

@@ -89,6 +89,16 @@ class Draws(Protocol):
         """
 
 
+@runtime_checkable
+class ReadBack(Protocol):
+    """What a part has beside that if it is read again once it is whole.
+
+    So it is where nothing else tells which bytes the storage has.
+    """
+
+    reads_back: bool
+
+
 class Target(Protocol):
     """Where the file is to go."""
 

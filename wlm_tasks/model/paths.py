@@ -38,6 +38,8 @@ PART_PREFIX: Final = "."
 PART_SUFFIX: Final = ".wlm-part"
 #: end of the name of a file that is out of the way while a new one gets its name
 OLD_SUFFIX: Final = ".wlm-old"
+#: end of the name of a file that says who writes another one
+LOCK_SUFFIX: Final = ".wlm-lock"
 #: directory of files of a tree that are on their way, in the tree's own
 PARTS: Final = ".wlm-parts"
 
@@ -180,15 +182,15 @@ def _a_new_place(value: object) -> str:
     path = inside(_undirected(value))
     if is_part(path.rpartition("/")[2]):
         raise ValueError(
-            f"a name that does not end in {PART_SUFFIX!r} or {OLD_SUFFIX!r}: those of files under"
-            " way do"
+            f"a name that does not end in {PART_SUFFIX!r}, {OLD_SUFFIX!r} or {LOCK_SUFFIX!r}: those"
+            " of files under way do"
         )
     return path
 
 
 def is_part(name: str) -> bool:
-    """Tell whether a file of this name is one that is still being written, or just replaced."""
-    return name.startswith(PART_PREFIX) and name.endswith((PART_SUFFIX, OLD_SUFFIX))
+    """Tell whether a file of this name is one of those beside a file that is being written."""
+    return name.startswith(PART_PREFIX) and name.endswith((PART_SUFFIX, OLD_SUFFIX, LOCK_SUFFIX))
 
 
 def part_name(name: str) -> str:
@@ -206,6 +208,11 @@ def part_name(name: str) -> str:
 def old_name(name: str) -> str:
     """Return what a file is called while another gets its name: ``.<name>.wlm-old``."""
     return _beside(name, OLD_SUFFIX)
+
+
+def lock_name(name: str) -> str:
+    """Return the name of the file that says who writes `name`: ``.<name>.wlm-lock``."""
+    return _beside(name, LOCK_SUFFIX)
 
 
 def _beside(name: str, suffix: str) -> str:

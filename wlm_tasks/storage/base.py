@@ -60,7 +60,7 @@ class StorageBackend(ABC):
     schemes: ClassVar[frozenset[str]]
     #: True if reading a whole file to know its digest costs no network
     near: ClassVar[bool] = False
-    #: True if its hosts compute digests themselves
+    #: True if its hosts compute digests themselves, or some of them
     tells_digests: ClassVar[bool] = False
     #: True if there is nothing to move: neither end is opened then
     moves_nothing: ClassVar[bool] = False

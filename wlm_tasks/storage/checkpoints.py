@@ -41,6 +41,8 @@ class Checkpoint:
     done: int = 0  #: bytes found equal
     differs: bool = False  #: whether the next ones are not
     compared: int = 0  #: of them, bytes whose digest the far end has told
+    #: of them, those that were read back, and their digest; None if those behind were not written
+    back: tuple[int, Digest] | None = None
     #: states on the way, to go back to: (bytes, digest of so many), at most `_MARKS`
     marks: list[tuple[int, Digest]] = field(default_factory=list)
     _apart: int = 1  #: steps from one mark to the next
@@ -48,7 +50,8 @@ class Checkpoint:
     def copy(self) -> Self:
         """Return one that goes on by itself."""
         digest = None if self.digest is None else self.digest.copy()
-        return replace(self, digest=digest, marks=list(self.marks))
+        back = None if self.back is None else (self.back[0], self.back[1].copy())
+        return replace(self, digest=digest, marks=list(self.marks), back=back)
 
     def mark(self, step: int) -> None:
         """Note the state, called after every `step` bytes."""

@@ -14,10 +14,10 @@ from urllib.parse import quote
 from wlm_tasks.errors import StorageMissingError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Entry, Source
 from wlm_tasks.model.paths import is_meant
+from wlm_tasks.storage.archives import packed
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.ftpclient import FtpClient
 from wlm_tasks.storage.ftplists import Item, items, young
-from wlm_tasks.storage.packing import packed
 from wlm_tasks.storage.trees import SMALL
 
 #: digests that are remembered, of files read last: a few hundred bytes each
@@ -98,7 +98,7 @@ class FtpTree:
 
     def _digest(self, client: FtpClient, entry: Entry) -> str:
         known = self._known[entry.path]
-        return _DIGESTS.find(known) or self._read(client, entry)[1]
+        return _DIGESTS.find(known) or hashlib.sha256(self._read(client, entry)).hexdigest()
 
     @contextmanager
     def pack(self, entries: Sequence[Entry], word: str) -> Iterator[Iterator[bytes]]:
@@ -106,7 +106,7 @@ class FtpTree:
         with self._client() as client:
             yield packed(entries, word, lambda entry: self._read(client, entry))
 
-    def _read(self, client: FtpClient, entry: Entry) -> tuple[bytes, str]:
+    def _read(self, client: FtpClient, entry: Entry) -> bytes:
         client.place = f"{self.place}/{entry.path}"
         path = f"{self._directory}{entry.path}"
         try:
@@ -121,9 +121,8 @@ class FtpTree:
         if len(data) != entry.size:
             client.drop()
             raise StorageUnavailableError(f"{client.place}: was changed meanwhile")
-        digest = hashlib.sha256(data).hexdigest()
-        _DIGESTS.keep(self._known[entry.path], digest)
-        return bytes(data), digest
+        _DIGESTS.keep(self._known[entry.path], hashlib.sha256(data).hexdigest())
+        return bytes(data)
 
     def _client(self) -> closing[FtpClient]:
         client = self._connect()

@@ -6,27 +6,22 @@ import ctypes
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import shutil
 import stat
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
-from wlm_tasks.model import checksums
 from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
 from wlm_tasks.model.paths import PARTS, is_meant
+from wlm_tasks.storage.archives import packed, take
 from wlm_tasks.storage.beneath import open_source, target_directory, translated
 from wlm_tasks.storage.localfiles import FileTarget, file_source, own_umask
 from wlm_tasks.storage.locks import busy
-from wlm_tasks.storage.packing import packed
 
-#: largest list of digests of a bunch, in bytes
-_MANIFEST: Final = 16 * 1024 * 1024
 #: how often the directory of what is on its way may vanish between making and locking it
 _TRIES: Final = 5
 
@@ -107,13 +102,13 @@ class LocalTree:
         """Archive them."""
         return nullcontext(packed(entries, word, self._read))
 
-    def _read(self, entry: Entry) -> tuple[bytes, str]:
+    def _read(self, entry: Entry) -> bytes:
         fd = _refusing(self._root, self._within(entry.path))
         with translated(f"{self.place}/{entry.path}"), os.fdopen(fd, "rb") as file:
             data = file.read(entry.size + 1)
         if len(data) != entry.size:
             raise StorageUnavailableError(f"{self.place}/{entry.path}: was changed meanwhile")
-        return data, hashlib.sha256(data).hexdigest()
+        return data
 
 
 def _refusing(root: str, path: str) -> int:
@@ -159,7 +154,8 @@ class LocalTreeTarget:
     ) -> dict[str, str]:
         """Take them from an archive."""
         with self._parts() as parts:
-            arrived = _take(parts, {f"./{e.path}": e.size for e in entries}, word, stream)
+            sizes = {f"./{entry.path}": entry.size for entry in entries}
+            arrived = take(sizes, word, stream, partial(_write, parts))
             missing = [entry.path for entry in entries if entry.path not in arrived]
             if missing:
                 raise StorageUnavailableError(f"{self._place}/{missing[0]}: did not arrive")
@@ -220,61 +216,12 @@ def _empty(fd: int) -> None:
             os.unlink(name, dir_fd=fd)
 
 
-def _take(
-    parts: int, wanted: Mapping[str, int], word: str, stream: Iterator[bytes]
-) -> dict[str, tuple[int, str]]:
-    """Write an archive's files by number; returns number and digest by path, all verified."""
-    arrived: dict[str, tuple[int, str]] = {}
-    told = None
-    try:
-        with tarfile.open(mode="r|", fileobj=_Reading(stream), bufsize=64 * 1024) as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.isreg() else None
-                most = _MANIFEST if member.name == f"./{word}" else wanted.get(member.name, -1)
-                if file is None or member.size > most:
-                    raise StorageUnavailableError(
-                        f"an archive held {member.size} bytes as {member.name[:200]!r}"
-                    )
-                data = file.read()
-                if member.name == f"./{word}":
-                    told = checksums.read(data)
-                    continue
-                path = member.name[2:]
-                number = len(arrived)
-                arrived[path] = number, hashlib.sha256(data).hexdigest()
-                _write(parts, str(number), data)
-    except (tarfile.TarError, ValueError) as error:
-        raise StorageUnavailableError(f"an archive cannot be read: {error}") from error
-    for path, (_number, digest) in arrived.items():
-        if told is None or told.get(path) != digest:
-            raise StorageUnavailableError(f"{path}: arrived with SHA-256 {digest}, not as told")
-    return arrived
-
-
-def _write(dir_fd: int, name: str, data: bytes) -> None:
-    with translated(name):
+def _write(dir_fd: int, number: int, path: str, data: bytes) -> None:
+    with translated(path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+        fd = os.open(str(number), flags, 0o600, dir_fd=dir_fd)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
-
-
-class _Reading(io.RawIOBase):
-    """A stream as a file to read."""
-
-    def __init__(self, stream: Iterator[bytes]) -> None:
-        self._stream = stream
-        self._left = b""
-
-    def read(self, size: int = -1) -> bytes:
-        pieces = [self._left]
-        have = len(self._left)
-        while have < size and (data := next(self._stream, b"")):
-            pieces.append(data)
-            have += len(data)
-        data = b"".join(pieces)
-        self._left = data[size:]
-        return data[:size]
 
 
 def _mode(name: str, dir_fd: int) -> int:

@@ -58,6 +58,8 @@ class Prefix:
         """Take in bytes that are equal, since they have just been copied."""
         if self._at.compared == self._at.done:
             self._at.compared += len(data)
+        if self._at.back is None and self._at.digest is not None:
+            self._at.back = self._at.done, self._at.digest.copy()
         self._take_in(data)
 
     def _take_in(self, data: bytes) -> None:
@@ -94,6 +96,24 @@ class Prefix:
         if isinstance(there, Blocks):
             return self._by_blocks(there, source, size)
         return self._compare(there, source, size)
+
+    def read_back(self) -> str | None:
+        """Read what was only written so far; return the digest of all, None when stopped.
+
+        Bytes that were found equal by reading them are not read again.
+        """
+        done, digest = self._at.back or (self._at.done, self._at.digest or hashlib.sha256())
+        while done < self.done:
+            if self._control.should_stop():
+                self.stopped = True
+                return None
+            data = self._there.read_at(done, min(CHUNK, self.done - done))
+            if not data:
+                break
+            digest.update(data)
+            done += len(data)
+            self._at.back = done, digest
+        return digest.hexdigest()
 
     def _compare(self, there: Readable, source: Source, size: int) -> bool:
         """Compare with the source in the way that moves the fewest bytes."""

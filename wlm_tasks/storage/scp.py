@@ -1,4 +1,4 @@
-"""``scp://`` and ``sftp://`` URLs: files of hosts behind SSH that let a shell in."""
+"""``scp://`` and ``sftp://`` URLs: files of hosts behind SSH, ``sftp://`` also without a shell."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from wlm_tasks.config.settings import own_user
 from wlm_tasks.errors import (
     BackendUnavailableError,
     InvalidPathError,
+    SiteNoShellError,
     StorageUnavailableError,
 )
 from wlm_tasks.hosts.address import Address, address_of
 from wlm_tasks.hosts.files import HostFiles
-from wlm_tasks.hosts.places import Place, anywhere
+from wlm_tasks.hosts.places import anywhere
+from wlm_tasks.hosts.probe import has_shell
 from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.trees import HostTree, HostTreeTarget
 from wlm_tasks.model.checks import show
@@ -26,6 +28,7 @@ from wlm_tasks.model.ends import Source, Target, Tree, TreeTarget
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.beneath import COMPONENT_LIMIT
+from wlm_tasks.storage.sftptrees import SftpHost
 
 _URL: Final = re.compile(
     r"(?:scp|sftp)://(?:(?P<user>[^@/:]+)@)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^@/:\[\]]+)"
@@ -65,37 +68,70 @@ class ScpStorage(StorageBackend):
 
     def source(self, url: str) -> AbstractContextManager[Source]:
         """Open the file of the URL."""
-        files, place = self._at(url)
-        return files.source(place)
+        files, path = self._at(url)
+        return files.source(path)
 
     def target(self, url: str, mode: int | None) -> AbstractContextManager[Target]:
         """Return the place of the file of the URL; directories are made as needed."""
-        files, place = self._at(url)
-        return nullcontext(files.target(place, mode))
+        files, path = self._at(url)
+        return files.target(path, mode)
 
     def tree(self, url: str, pattern: str) -> Tree:
         """Return the files below the directory of the URL."""
-        files, place = self._at(url)
-        return HostTree(files, place, lambda path: anywhere(f"{place.name}/{path}"), pattern)
+        files, path = self._at(url)
+        return files.tree(path, pattern)
 
     def tree_target(self, url: str) -> TreeTarget:
         """Return the directory of the URL, made as needed."""
-        files, place = self._at(url)
-        return HostTreeTarget(files, place, lambda path: anywhere(f"{place.name}/{path}"))
+        files, path = self._at(url)
+        return files.tree_target(path)
 
     def shell(self, url: str) -> SshShell:
         """Return the shell of the host of a URL."""
         host, _path = _split(url)
         return SshShell(self._address(host))
 
-    def _at(self, url: str) -> tuple[HostFiles, Place]:
+    def _at(self, url: str) -> tuple[_ByShell | SftpHost, str]:
         self.check(url)
-        _host, path = _split(url)
-        return HostFiles(self.shell(url), _translated), anywhere(path)
+        host, path = _split(url)
+        address = self._address(host)
+        by_shell = self._has_shell(url, address)
+        return (_ByShell if by_shell else SftpHost)(address), path
+
+    def _has_shell(self, url: str, address: Address) -> bool:
+        if url[:3].lower() == "scp":
+            return True
+        if "shell" in self._options:
+            return bool(self._options["shell"])
+        with _translated():
+            return has_shell(address)
 
     def _address(self, host: Mapping[str, str]) -> Address:
         options = {"user": own_user(), **self._options, **host}
         return address_of(self._name, options, section="storages")
+
+
+class _ByShell:
+    """The files of a host by scripts there."""
+
+    def __init__(self, address: Address) -> None:
+        self._files = HostFiles(SshShell(address), _translated)
+
+    def source(self, path: str) -> AbstractContextManager[Source]:
+        return self._files.source(anywhere(path))
+
+    def target(self, path: str, mode: int | None) -> AbstractContextManager[Target]:
+        return nullcontext(self._files.target(anywhere(path), mode))
+
+    def tree(self, path: str, pattern: str) -> Tree:
+        return HostTree(
+            self._files, anywhere(path), lambda below: anywhere(f"{path}/{below}"), pattern
+        )
+
+    def tree_target(self, path: str) -> TreeTarget:
+        return HostTreeTarget(
+            self._files, anywhere(path), lambda below: anywhere(f"{path}/{below}")
+        )
 
 
 def _split(url: str) -> tuple[Mapping[str, str], str]:
@@ -125,5 +161,7 @@ def _translated() -> Iterator[None]:
     """Let no trouble of this host pass for trouble of the site of the experiment."""
     try:
         yield
+    except SiteNoShellError as error:
+        raise StorageUnavailableError(f"{error.message}; sftp:// does without a shell") from error
     except BackendUnavailableError as error:
         raise StorageUnavailableError(error.message) from error

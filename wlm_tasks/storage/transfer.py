@@ -18,7 +18,7 @@ from wlm_tasks.errors import (
     StorageUnavailableError,
     TransientError,
 )
-from wlm_tasks.model.ends import Draws, Part, Readable, Source, Target
+from wlm_tasks.model.ends import Draws, Part, Readable, ReadBack, Source, Target
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.prefix import CHUNK, Prefix
 
@@ -109,7 +109,9 @@ class _Move:
             raise
         if not stopped:
             self._check_source(prefix)
-            return self._finish(self._digest(prefix))
+            back = prefix.read_back() if isinstance(self._part, ReadBack) else None
+            if not prefix.stopped:
+                return self._finish(self._digest(prefix, back))
         if source.changed():
             raise StorageUnavailableError(f"{source.place}: was changed while it was read")
         prefix.keep()
@@ -165,12 +167,15 @@ class _Move:
             self._part.discard()
             raise
 
-    def _digest(self, prefix: Prefix) -> str:
-        """Return the SHA-256 on which both ends agree, as far as they tell."""
+    def _digest(self, prefix: Prefix, back: str | None) -> str:
+        """Return the SHA-256 on which both ends agree, as far as they tell.
+
+        `back` is that of what was read back.
+        """
         source, part = self._source, self._part
         own = prefix.digest()
         expected = source.digest(source.size) or own
-        for arrived in (own, part.digest(source.size)):
+        for arrived in (own, back, part.digest(source.size)):
             if arrived not in {None, expected}:
                 part.discard()
                 raise StorageUnavailableError(

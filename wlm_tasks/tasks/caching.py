@@ -35,13 +35,18 @@ class Cached:
         return self._take(transfer.sha256, transfer, None, size)
 
     def bring(
-        self, source: Source, transfer: Transfer, control: TransferControl
+        self, source: Source, transfer: Transfer, control: TransferControl, *, near: bool
     ) -> TransferResult | None:
-        """Bring a file, or as much as `control` allows; None if it is too small for that."""
+        """Bring a file, or as much as `control` allows; None if that is not worth it.
+
+        It is not for a small one, nor where only reading it from afar would tell its digest.
+        """
         if source.size < SMALLEST:
             return None
         digest = transfer.sha256 or source.digest(source.size)
         if digest is None:
+            if not near:
+                return None
             prefix = Prefix(None, source, replace(control, progress=lambda _done, _size: None))
             prefix.run(source.size)
             prefix.keep()

@@ -60,7 +60,7 @@ class Mover:
             return taken
         with storage.source(transfer.src) as source:
             if cached is not None:
-                taken = cached.bring(source, transfer, control)
+                taken = cached.bring(source, transfer, control, near=storage.near)
                 if taken is not None:
                     return taken
             with self._directory().target(transfer.dest, source.mode) as target:

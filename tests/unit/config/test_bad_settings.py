@@ -61,6 +61,8 @@ FILES: list[tuple[str, str, str, str]] = [
     ("[storages.lab]\nurl = 'lab'", "storages.lab.url", "'lab'", "scheme, host and maybe a path"),
     ("[storages.lab]\nurl = 'sftp://u:pw@h/'", "storages.lab.url", "u:***@h", "without a password"),
     ("[storages.lab]\nurl = 'sftp://u@h/'", "storages.lab.url", "u@h", "a setting of its own"),
+    ("[storages.lab]\nurl = 'sftp://h/'\nshell = 'no'", "storages.lab.shell", "'no'", "true or"),
+    ("[storages.lab]\nurl = 'scp://h/'\nshell = false", "storages.lab.shell", "False", "scp://"),
     (
         "[storages.lab]\nurl = 'sftp://h/'\ntoken = 'env:T'",
         "storages.lab.token",

@@ -18,6 +18,7 @@ from unit.storage.stores import (
     MiB,
     Put,
     ScpStore,
+    SftpStore,
     Store,
     Way,
 )
@@ -41,6 +42,11 @@ def files(tmp_path: Path) -> FileStore:
 @pytest.fixture
 def scp(tmp_path: Path, sshd: PrivateSshd) -> ScpStore:
     return ScpStore(tmp_path, sshd)
+
+
+@pytest.fixture
+def sftp(tmp_path: Path, sftp_only: PrivateSshd) -> SftpStore:
+    return SftpStore(tmp_path, sftp_only)
 
 
 def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +169,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
     return AnyStore(tmp_path)
 
 
-KINDS = ["files", "mem", "far", "scp", "nginx", "vsftpd", "s3", "memory"]
+KINDS = ["files", "mem", "far", "scp", "sftp", "nginx", "vsftpd", "s3", "memory"]
 WAYS = {"get": Get, "put": Put}
 
 
@@ -212,8 +218,8 @@ def way(request: pytest.FixtureRequest, store: Store) -> Way:
 
 
 @pytest.fixture
-def places(tmp_path: Path, sshd: PrivateSshd) -> Places:
-    return Places(tmp_path, sshd)
+def places(tmp_path: Path, sshd: PrivateSshd, sftp_only: PrivateSshd) -> Places:
+    return Places(tmp_path, sshd, sftp_only)
 
 
 @pytest.fixture(params=PLACES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,48 +20,54 @@ from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.storage.trees import move_tree
 
-KINDS = ["local", "file", "scp", "site"]
+KINDS = ["local", "file", "scp", "sftp", "site"]
 
 
 class Places:
     """A source directory and a target directory, and the ways to get at them."""
 
-    def __init__(self, directory: Path, server: PrivateSshd) -> None:
+    def __init__(self, directory: Path, server: PrivateSshd, sftp_only: PrivateSshd) -> None:
         self.source = directory / "work" / "source"
         self.target = directory / "work" / "target"
         self.source.mkdir(parents=True)
         self._work = self.source.parent
-        self._server = server
-        self.scp = ScpStorage(name="lab", options=server.options)
+        self._time = 1_000_000_000
+        self._servers = {"scp": server, "sftp": sftp_only}
+        self._storages = {"file": FileStorage()} | {
+            kind: ScpStorage(name="lab", options=server.options)
+            for kind, server in self._servers.items()
+        }
         shell = SshShell(address_of("far", server.options))
         self._site = SshStore(shell, SiteFiles(shell, str(directory)))
 
     def url(self, scheme: str, path: Path) -> str:
         if scheme == "file":
             return f"file://{quote(str(path))}"
-        return f"scp://{self._server.host}:{self._server.port}{quote(str(path))}"
+        server = self._servers[scheme]
+        return f"{scheme}://{server.host}:{server.port}{quote(str(path))}"
 
     def tree(self, kind: str, pattern: str = "") -> Tree:
         if kind == "local":
             return LocalDirectory(str(self._work)).tree("source", pattern)
         if kind == "site":
             return self._site.directory(str(self._work)).tree("source", pattern)
-        storage = FileStorage() if kind == "file" else self.scp
-        return storage.tree(self.url(kind, self.source), pattern)
+        return self._storages[kind].tree(self.url(kind, self.source), pattern)
 
     def tree_target(self, kind: str) -> TreeTarget:
         if kind == "local":
             return LocalDirectory(str(self._work)).tree_target("target")
         if kind == "site":
             return self._site.directory(str(self._work)).tree_target("target")
-        storage = FileStorage() if kind == "file" else self.scp
-        return storage.tree_target(self.url(kind, self.target))
+        return self._storages[kind].tree_target(self.url(kind, self.target))
 
     def fill(self, files: dict[str, bytes]) -> None:
         for path, data in files.items():
             place = self.source / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
+            # an old time, each another one: SFTP tells whole seconds
+            self._time += 2
+            os.utime(place, (self._time, self._time))
 
     def arrived(self) -> dict[str, bytes]:
         return {

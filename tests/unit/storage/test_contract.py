@@ -88,7 +88,7 @@ def test_another_target_is_compared_in_slices(resuming: Way, wanted: str | None)
 def compared_in_slices(way: Way, there: bytes, wanted: str | None) -> None:
     way.source(DATA)
     way.write_target(there)
-    for _ in range(10):
+    for _ in range(20):  # what is compared, copied and, maybe, read back
         control = replace(stop_after(1), sha256=wanted)
         if (result := way.go(control)).complete:
             break

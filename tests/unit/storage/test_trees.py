@@ -107,7 +107,7 @@ def test_what_is_no_file(places: Places, here: str) -> None:
         places.tree(here).entries()
 
 
-@pytest.mark.parametrize("there", ["local", "site"])
+@pytest.mark.parametrize("there", ["local", "sftp", "site"])
 def test_no_way_through_a_link(places: Places, tmp_path: Path, there: str) -> None:
     places.fill({"sub/x": b"1"})
     outside = tmp_path / "outside"
@@ -218,7 +218,7 @@ def test_any_names(places: Places, names: list[str]) -> None:
     names = [name for name in names if not name.endswith(".wlm-part")] or ["x"]
     files = {name: name.encode() for name in names}
     places.fill(files)
-    for here, there in (("local", "scp"), ("scp", "local"), ("scp", "site")):
+    for here, there in (("local", "scp"), ("scp", "sftp"), ("sftp", "local"), ("scp", "site")):
         go(places, here, there)
         assert places.arrived() == files
         _remove(places.target)
