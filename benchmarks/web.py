@@ -1,8 +1,9 @@
 """Staging over HTTP, FTP and S3 beside curl and boto3's own transfers: one big file, put and got.
 
 All go in turns to one private server of each kind, in memory (``/dev/shm``) unless told otherwise.
-The servers are small ones written in Python, so what they can do bounds everybody: the ratios
-count. Each tool is also counted with what a careful script adds to it, ``sha256sum`` of both sides.
+The servers are nginx, vsftpd and moto, which is written in Python; what they can do bounds
+everybody, so the ratios count. Each tool is also counted with what a careful script adds to it,
+``sha256sum`` of both sides.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import boto3
 import rich
 from rich.table import Table
 
-from services.ftpserver import PrivateFtp
+from services.ftpdaemons import PrivateVsftpd
 from services.guardian import Guardian
+from services.nginx import PrivateNginx
 from services.s3server import BUCKET, PrivateS3
-from services.webfiles import WebFiles
 from wlm_tasks.storage.base import StorageBackend, TransferControl
 from wlm_tasks.storage.ftp import FtpStorage
 from wlm_tasks.storage.http import HttpStorage
@@ -62,12 +63,13 @@ def run(given: Namespace) -> None:
         here.mkdir()
         _fill(here / "big", given.big)
         os.environ["WLM_BENCH_S3"] = ":".join(_KEYS)
-        web = stack.enter_context(WebFiles(root / "web"))
-        (root / "ftp").mkdir()
-        ftp = stack.enter_context(PrivateFtp(root / "ftp", guardian.directory / "ftp.log"))
+        for there in ("web", "ftp"):
+            (root / there).mkdir()
+        web = stack.enter_context(PrivateNginx(root / "web", root / "nginx"))
+        ftp = stack.enter_context(PrivateVsftpd(root / "ftp", root / "vsftpd"))
         s3 = stack.enter_context(PrivateS3(guardian.directory / "s3.log"))
         kinds = {
-            "HTTP": _web(here, HttpStorage(), web.url, web.directory),
+            "HTTP": _web(here, HttpStorage(), web.base, web.directory),
             "FTP": _web(here, FtpStorage(), ftp.base, ftp.directory),
             "S3": _s3(here, s3.endpoint),
         }

@@ -27,7 +27,7 @@ from wlm_tasks.hosts.scripts import OUTSIDE, failure
 from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.streams import Dialogue, Pull, Stream
 from wlm_tasks.hosts.transfers import SCRIPTS
-from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.ends import DigestOf, Part, Readable, Source, Target
 
 #: slowest rate at which a host is expected to read a file, bytes a second
 _SLOW: Final = 5e6
@@ -295,7 +295,7 @@ class HostPart(_Bytes):
             if not self._missing:
                 talk.answer()
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         """Have it brought to the disk and named."""
         if self._ask(f"commit {self._mode}", size=self._wanted) is None:
             with self._by.telling():

@@ -6,10 +6,14 @@ An end may raise what the backend it is of may raise. Offsets and lengths are by
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+#: returns a digest of the source, lower-case hex, by its name for `hashlib`; any but ``sha256``
+#: reads it once more
+DigestOf = Callable[[str], str]
 
 
 class Readable(Protocol):
@@ -58,8 +62,8 @@ class Part(Readable, Protocol):
     def write_at(self, offset: int, data: bytes) -> None:
         """Write all of `data` behind what is there; it may be on its way yet on return."""
 
-    def commit(self) -> None:
-        """Make the bytes durable and give the file its final name."""
+    def commit(self, digest: DigestOf) -> None:
+        """Make the bytes durable and give the file its final name; `digest` tells theirs."""
 
     def discard(self) -> None:
         """Remove what has arrived."""

@@ -16,7 +16,7 @@ from wlm_tasks.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from wlm_tasks.model.ends import Part, Readable
+from wlm_tasks.model.ends import DigestOf, Part, Readable
 from wlm_tasks.model.paths import old_name, part_name
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.oneway import OneWay
@@ -217,7 +217,7 @@ class _AnyPart(OneWay):
             self._begin()
             self._open.write(data)
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         with translated(self.place):
             self._begin()
             self._open.close()

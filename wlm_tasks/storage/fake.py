@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any, ClassVar, Final
 
 from wlm_tasks.errors import StorageRefusedError
-from wlm_tasks.model.ends import Part, Readable, Source, Target
+from wlm_tasks.model.ends import DigestOf, Part, Readable, Source, Target
 from wlm_tasks.storage.base import StorageBackend
 from wlm_tasks.storage.locks import busy
 
@@ -185,7 +185,7 @@ class _MemPart(_MemBytes):
     def truncate(self, size: int) -> None:
         del self._part[size:]
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         self._store.files[self.place] = bytes(self._store.parts.pop(self.place))
 
     def discard(self) -> None:

@@ -19,7 +19,7 @@ from wlm_tasks.errors import (
     StorageUnavailableError,
 )
 from wlm_tasks.model.checks import show
-from wlm_tasks.model.ends import Part, Readable, Source, Target, Tree
+from wlm_tasks.model.ends import DigestOf, Part, Readable, Source, Target, Tree
 from wlm_tasks.model.paths import old_name, part_name
 from wlm_tasks.storage.access import Access
 from wlm_tasks.storage.base import StorageBackend
@@ -269,7 +269,7 @@ class _FtpPart(_FtpFile):
             " one; the next try begins anew"
         )
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         """Rename it; how the server keeps its bytes is its own affair."""
         self.finish()
         size = self._client.size(self._path)

@@ -17,10 +17,11 @@ _YOUNG_S: Final = 10.0
 _SHOWN: Final = 200
 #: a line of ``ls -l``; one blank is between time and name, as a name may begin with more
 _LINE: Final = re.compile(
-    r"(?P<kind>[a-z-])[rwxsStTlL-]{9}[+.@]? +[0-9]+ +\S+ +\S+ +(?P<size>[0-9]+)(?:, +[0-9]+)?"
+    r"(?P<kind>[a-z-])[rwxsStTlL-]{9}[+.@]? +[0-9]+ +\S+ +\S+ +(?P<size>[0-9]{1,19})(?:, +[0-9]+)?"
     r" +[A-Z][a-z]{2} +[0-9]{1,2} +(?:[0-9]{1,2}:[0-9]{2}|[0-9]{4}) (?P<name>.+)",
     re.DOTALL,
 )
+_SIZE: Final = re.compile(r"[0-9]{1,19}")
 _KINDS: Final = {"-": "file", "d": "dir", "l": "link"}
 
 
@@ -46,14 +47,14 @@ def items(place: str, told: bytes, *, facts: bool) -> Iterator[Item]:
         if not line or (not facts and re.fullmatch(r"total [0-9]+", line)):
             continue
         item = _of_facts(line) if facts else _of_ls(line)
-        if item is None or set("/\r\n\0") & set(item.name):
+        if item is None or not item.name or set("/\r\n\0") & set(item.name):
             raise StorageRefusedError(
                 f"{place}: its server lists {line[:_SHOWN]!r}, expected a line of"
                 f" {'MLSD' if facts else 'ls -l'} with a name that FTP can carry"
             )
         if item.name in {".", ".."}:
             continue
-        if "\udc80" <= max(item.name) <= "\udcff":
+        if any("\udc80" <= letter <= "\udcff" for letter in item.name):
             raise StorageRefusedError(f"{place}: has {item.name!r}, expected names in UTF-8")
         yield item
 
@@ -68,7 +69,7 @@ def _of_facts(line: str) -> Item | None:
     size = facts.get("size", "0" if kind != "file" else "")
     if kind in {"cdir", "pdir"}:
         name, size = ".", "0"
-    if not name or not kind or not (size.isascii() and size.isdigit()):
+    if not name or not kind or not _SIZE.fullmatch(size):
         return None
     if "slink" in kind or "symlink" in kind:
         kind = "link"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError
-from wlm_tasks.model.ends import Part, Readable
+from wlm_tasks.model.ends import DigestOf, Part, Readable
 from wlm_tasks.model.paths import part_name
 from wlm_tasks.storage.beneath import (
     require_regular,
@@ -216,7 +216,7 @@ class _PartFile(FileBytes):
             os.ftruncate(self.fd, size)
         self._end = size
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         with translated(self.place):
             os.fsync(self.fd)
             os.replace(self._part, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)

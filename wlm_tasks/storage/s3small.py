@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from wlm_tasks.errors import StorageUnavailableError
+from wlm_tasks.model.ends import DigestOf
 from wlm_tasks.storage.oneway import OneWay
 from wlm_tasks.storage.s3client import S3Object
 from wlm_tasks.storage.s3source import METADATA
@@ -61,7 +62,7 @@ class S3Small(OneWay):
         self.follow(offset, len(data))
         self._data += data
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         """Send all of it; the service compares the digests."""
         digests = Digests.of(self._data)
         answer = self._object.call(

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
+from wlm_tasks.model.ends import DigestOf
 from wlm_tasks.storage.s3client import S3Object
 from wlm_tasks.storage.s3present import md5_of
 from wlm_tasks.storage.s3small import Digests, etag_of, require_same
@@ -109,7 +110,7 @@ class S3Upload:
             self._submit(self._buffer)
             self._buffer = bytearray()
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         """Let the service make the object of the parts, and look at what it has made."""
         self._land(0)
         with_sha256 = all(part.sha256 for part in self._parts.values())

@@ -15,7 +15,7 @@ import asyncssh
 
 from wlm_tasks.errors import StepError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.hosts.sftp import STALL_S, Sftp
-from wlm_tasks.model.ends import Part, Readable
+from wlm_tasks.model.ends import DigestOf, Part, Readable
 from wlm_tasks.model.paths import lock_name, old_name, part_name
 from wlm_tasks.storage.locks import Locks, busy
 from wlm_tasks.storage.sftplocks import SftpLock
@@ -247,7 +247,7 @@ class SftpPart(SftpBytes):
         if failed is not None:
             raise failed
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:  # noqa: ARG002
         """Give it the final name."""
         self._end_writing()
         self._lock.require()

@@ -6,6 +6,7 @@ that tells digests is far: then the other one is read and hashed, and only diges
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -191,8 +192,15 @@ class _Move:
             raise StorageRefusedError(
                 f"{self._source.place}: has SHA-256 {digest}, expected {wanted}"
             )
-        self._part.commit()
+        self._part.commit(lambda name: digest if name == "sha256" else self._read_again(name))
         return TransferResult(complete=True, size=size, done=size, moved=self._moved, sha256=digest)
+
+    def _read_again(self, name: str) -> str:
+        digest, done = hashlib.new(name, usedforsecurity=False), 0
+        while data := self._source.read_at(done, CHUNK):
+            digest.update(data)
+            done += len(data)
+        return digest.hexdigest()
 
 
 def _piece(drawn: int, took_s: float) -> int:

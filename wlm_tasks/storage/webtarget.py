@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from wlm_tasks.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from wlm_tasks.model.ends import Part, Readable
+from wlm_tasks.model.ends import DigestOf, Part, Readable
 from wlm_tasks.storage.locks import Locks
 from wlm_tasks.storage.oneway import OneWay
 from wlm_tasks.storage.webclient import GONE, HOPS, WebClient
@@ -33,6 +32,8 @@ _NO_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMP
 #: answers to a PUT below a directory that is missing (RFC 4918, section 9.7.1)
 _NO_DIRECTORY: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND})
 _WANTED: Final = {"Want-Repr-Digest": "sha-256=10, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
+#: digests that are compared, the first that is told, and what `hashlib` calls them
+_KNOWN: Final = {"sha-256": "sha256", "md5": "md5"}
 _DIGEST: Final = re.compile(r"\s*([A-Za-z0-9-]+)=:?([A-Za-z0-9+/=]+):?\s*")
 
 
@@ -80,31 +81,19 @@ class WebTarget:
             part.stopped()
 
 
-class _Sums:
-    """The digests that servers may tell, of what was sent."""
+def _differs(headers: requests.structures.CaseInsensitiveDict[str], digest: DigestOf) -> str | None:
+    """Return which digest of the headers is another; those not known here do not count.
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-
-    def add(self, data: bytes) -> None:
-        self._sha256.update(data)
-        self._md5.update(data)
-
-    def differs(self, headers: requests.structures.CaseInsensitiveDict[str]) -> str | None:
-        """Return which digest of the headers is another; those not known here do not count."""
-        own = {
-            "sha-256": self._sha256.digest(),
-            "md5": self._md5.digest(),
-        }
-        told = [f"md5={headers['Content-MD5']}"] if "Content-MD5" in headers else []
-        for header in ("Repr-Digest", "Digest"):  # RFC 9530, RFC 3230
-            told += headers.get(header, "").split(",")
-        for match in filter(None, map(_DIGEST.fullmatch, told)):
-            name = match[1].lower()
-            if name in own and match[2] not in _spellings(own[name]):
-                return name
+    Of MD5 none is asked for beside a SHA-256, as the source is read once more for that.
+    """
+    told = [f"md5={headers['Content-MD5']}"] if "Content-MD5" in headers else []
+    for header in ("Repr-Digest", "Digest"):  # RFC 9530, RFC 3230
+        told += headers.get(header, "").split(",")
+    found = {match[1].lower(): match[2] for match in filter(None, map(_DIGEST.fullmatch, told))}
+    name = next((name for name in _KNOWN if name in found), None)
+    if name is None or found[name] in _spellings(bytes.fromhex(digest(_KNOWN[name]))):
         return None
+    return name
 
 
 def _spellings(digest: bytes) -> set[str]:
@@ -120,7 +109,6 @@ class _WebPart(OneWay):
         self.url = url
         self._client = client
         self._whole = size
-        self._sums = _Sums()
         self._put: Put | None = None
         self._sent = 0
         #: the last bytes taken, sent when more come or when all are verified
@@ -131,7 +119,7 @@ class _WebPart(OneWay):
         self._send(self._held)
         self._held = data
 
-    def commit(self) -> None:
+    def commit(self, digest: DigestOf) -> None:
         self._send(self._held)
         self._held = b""
         status, etag = self._answer() if self._whole else _put_empty(self._client)
@@ -141,7 +129,7 @@ class _WebPart(OneWay):
             )
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise put_trouble(self._client, status)
-        self._verify(etag)
+        self._verify(etag, digest)
         self.stops.ended = True
 
     def _answer(self) -> tuple[int, str]:
@@ -174,17 +162,16 @@ class _WebPart(OneWay):
         if self._put is None:
             self._put = _begun(self._client, self.url, self._whole)
         self._put.send(data)
-        self._sums.add(data)
         self._sent += len(data)
 
-    def _verify(self, etag: str) -> None:
+    def _verify(self, etag: str, digest: DigestOf) -> None:
         """Compare size and digest as the server tells them.
 
         What is there and is another is removed if `etag` proves that it is what was written; it
         may be another writer's, too (RFC 9110, section 13.1.1).
         """
         version, headers = _asked(self._client)
-        differs = self._sums.differs(headers)
+        differs = _differs(headers, digest)
         if version.size is None and differs is None:
             with web_file(self._client) as file:
                 size = file.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_https(tls: HttpStore, tmp_path: Path) -> None:
             target.part(4) as part,
         ):
             part.write_at(0, b"data")
-            part.commit()
+            part.commit(lambda name: hashlib.new(name, b"data").hexdigest())
         assert tls.read("far.dat") == b"data"
         assert fetch(tls.backend, tls.url("far.dat"), str(tls.root), "y", CONTROL).complete
 
@@ -103,7 +104,7 @@ def test_a_certificate_that_is_not_trusted(tls: HttpStore) -> None:
             target.part(4) as part,
             pytest.raises(StorageUnavailableError, match=told),
         ):
-            part.commit()
+            part.commit(lambda name: hashlib.new(name, b"data").hexdigest())
 
 
 def test_a_proxy_with_tls(tls: HttpStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.storage.places import Places
 from unit.storage.stores import CONTROL, MiB, stop_after
 from unit.storage.webstores import FtpStore
 
@@ -17,6 +21,7 @@ from wlm_tasks.model.ends import Tree
 from wlm_tasks.storage import ftpclient, ftptrees
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.ftp import FtpStorage
+from wlm_tasks.storage.ftplists import items
 from wlm_tasks.storage.localtrees import LocalDirectory
 from wlm_tasks.storage.trees import move_tree
 
@@ -222,6 +227,40 @@ def test_a_list_that_is_too_long(ftp: FtpStore, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ftpclient, "_LONGEST_LIST", 10)
     with pytest.raises(StorageRefusedError, match="/top/: has more files than can be listed"):
         tree(ftp).entries()
+
+
+ODD = [
+    b"",
+    b"type=file;size=1; ",
+    b"type=file; x",
+    b"size=1; x",
+    b"type=file;size=-1; x",
+    b"type=file;size=" + b"9" * 5000 + b"; x",
+    b"type=file;size=1; a/b",
+    b"type=file;size=1; \xf0\x9f\x98\x80\xff",
+    b"lrwxrwxrwx 1 a b 1 Nov 29 04:54  -> x",
+    b"-rw-r--r-- 1 a b " + b"9" * 5000 + b" Nov 29 04:54 x",
+    b"01-29-26  04:54PM  1 x",
+]
+
+
+@given(told=st.binary() | st.sampled_from(ODD), facts=st.booleans())
+def test_whatever_is_listed_is_understood_or_refused(told: bytes, facts: bool) -> None:
+    with suppress(StorageRefusedError):
+        assert all(item.name.encode() for item in items("ftp://h/top/", told, facts=facts))
+
+
+@pytest.mark.parametrize("line", ODD[1:])
+def test_odd_lines_are_refused(line: bytes) -> None:
+    for facts in (True, False):
+        with pytest.raises(StorageRefusedError, match=r"ftp://h/top/: (its server lists|has) '"):
+            list(items("ftp://h/top/", line, facts=facts))
+
+
+def test_to_a_host_behind_ssh(vsftpd: FtpStore, places: Places) -> None:
+    fill(vsftpd, FILES)
+    assert move_tree(tree(vsftpd), places.tree_target("site"), CONTROL).complete
+    assert places.arrived() == FILES
 
 
 @pytest.mark.parametrize("url", ["ftp://h/a/../b", "ftp://h/a%0Ab", "http://h/a", "ftp://u@h/a"])

@@ -342,7 +342,7 @@ def test_many_transfers_share_one_session(tmp_path: Path, make_sshd: MakeSshd) -
                 target.part(3) as part,
             ):
                 part.write_at(0, name.encode())
-                part.commit()
+                part.commit(lambda _name: "")
             with store.backend.source(store.url(name)) as source:
                 assert source.read_at(0, MiB) == name.encode()
         except Exception as error:  # noqa: BLE001
