@@ -61,15 +61,20 @@ def _ready(situation: Situation, step: StepView) -> str:
     place = "next in line" if situation.ahead == 0 else f"{situation.ahead} ahead"
     sent = "" if step.sent_at is not None else ", not sent yet"
     waited = _ago(situation.now, step.ready_at)
-    return f"waits in queue {step.queue!r} for a worker, {place}{sent}{waited}"
+    return f"waits in queue {step.queue!r} for a worker, {place}{sent}{waited}{_before(step)}"
 
 
 def _running(situation: Situation, step: StepView) -> str:
     moved = transfer_text(step)
     progress = f", {moved}" if moved else ""
-    return f"runs on {step.worker or 'a worker'}, attempt {step.attempts}{progress}" + _ago(
-        situation.now, step.started_at
-    )
+    since = _ago(situation.now, step.started_at)
+    where = step.worker or "a worker"
+    return f"runs on {where}, attempt {step.attempts}{progress}{since}{_before(step)}"
+
+
+def _before(step: StepView) -> str:
+    """Why it is tried once more, if somebody said so."""
+    return f"; before: {step.reason}" if step.reason else ""
 
 
 def transfer_text(step: StepView) -> str:

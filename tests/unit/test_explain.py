@@ -255,3 +255,9 @@ def test_a_directory_that_cannot_be_removed_is_told() -> None:
     reason = {"cleanup_reason": "/s/x: Permission denied"}
     text = why(_situation(steps, E.DONE, experiment=reason))
     assert text == "done; its directory is still there: /s/x: Permission denied"
+
+
+@pytest.mark.parametrize("state", [S.READY, S.RUNNING])
+def test_a_worker_that_disappeared_is_named(state: StepState) -> None:
+    steps = _at(STAGE_IN, state, reason="its worker w7@host is down")
+    assert why(_situation(steps, E.PREPARING)).endswith("; before: its worker w7@host is down")
