@@ -21,6 +21,7 @@ from services.smtpserver import Mail, PrivateSmtp
 from wlm_tasks.api import Client
 from wlm_tasks.config import load
 from wlm_tasks.control.queues import declare
+from wlm_tasks.errors import ServiceError
 from wlm_tasks.handles import ExperimentHandle
 from wlm_tasks.model.experiment import Experiment, Transfer
 from wlm_tasks.model.workers import WorkerState
@@ -203,7 +204,10 @@ scratch = "{self.directory / "scratch"}"
 
     def states(self) -> dict[str, WorkerState]:
         """The states of the workers, by their names without the host."""
-        views = self.client.store.roster.views()
+        try:
+            views = self.client.store.roster.views()
+        except ServiceError:  # the database is being restarted
+            return {}
         return {view.name.partition("@")[0]: view.state for view in views}
 
     def up(self) -> set[str]:
