@@ -8,7 +8,19 @@ from typing import Final
 
 import rich
 
-from benchmarks import chains, direct, idle, intake, latency, listing, serf, staging, submit, web
+from benchmarks import (
+    chains,
+    direct,
+    fleet,
+    idle,
+    intake,
+    latency,
+    listing,
+    serf,
+    staging,
+    submit,
+    web,
+)
 
 NAMES: Final[dict[str, ModuleType]] = {
     "chains": chains,
@@ -21,6 +33,7 @@ NAMES: Final[dict[str, ModuleType]] = {
     "direct": direct,
     "web": web,
     "serf": serf,
+    "fleet": fleet,
 }
 
 
