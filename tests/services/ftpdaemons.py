@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 from abc import abstractmethod
@@ -60,7 +61,8 @@ class FtpDaemon(Service):
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.stop()
+            # there is nothing to tidy up; ProFTPD takes its time for that
+            self._process.stop(number=signal.SIGKILL)
         release_port(self.port)
 
     @abstractmethod

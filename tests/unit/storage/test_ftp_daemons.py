@@ -1,4 +1,4 @@
-"""The FTP storage against ProFTPD and vsftpd, with TLS and without: interruptions, disks, names."""
+"""The FTP storage against ProFTPD and vsftpd with TLS: interruptions, disks, names."""
 
 from __future__ import annotations
 
@@ -20,24 +20,19 @@ from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.ftp import FtpStorage
 
 DATA = os.urandom(3 * MiB + 5)
-KILLS = 3
+KILLS = 2
 
 
-@pytest.fixture(
-    params=[(PrivateProftpd, True), (PrivateVsftpd, False), (PrivateVsftpd, True)],
-    ids=["proftpd-tls", "vsftpd", "vsftpd-tls"],
-)
+@pytest.fixture(params=[PrivateProftpd, PrivateVsftpd], ids=["proftpd", "vsftpd"])
 def daemon(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FtpStore]:
-    kind, tls = request.param
+    kind = request.param
     require_service(kind.__name__, kind.program() is not None)
     monkeypatch.setenv("LAB", f"{PrivateProftpd.user}:{PrivateProftpd.password}")
     options = {"credentials": "env:LAB"} if kind is PrivateProftpd else {}
-    cert_file = None
-    if tls:
-        cert_file = certificate(tmp_path / "certificates")
-        options["ca_file"] = str(cert_file)
+    cert_file = certificate(tmp_path / "certificates")
+    options["ca_file"] = str(cert_file)
     (tmp_path / "ftp").mkdir()
     with kind(tmp_path / "ftp", tmp_path / "ftp server", cert_file=cert_file) as server:
         yield FtpStore(tmp_path, server, options)
@@ -124,7 +119,7 @@ def test_what_the_server_refuses(daemon: FtpStore) -> None:
         take(daemon, DATA)
 
 
-@pytest.mark.parametrize("daemon", [(PrivateProftpd, True)], indirect=True, ids=["proftpd-tls"])
+@pytest.mark.parametrize("daemon", [PrivateProftpd], indirect=True)
 def test_a_wrong_password(daemon: FtpStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB", "me:swordfish")
     with pytest.raises(
@@ -133,7 +128,7 @@ def test_a_wrong_password(daemon: FtpStore, monkeypatch: pytest.MonkeyPatch) -> 
         bring(daemon)
 
 
-@pytest.mark.parametrize("daemon", [(PrivateVsftpd, True)], indirect=True, ids=["vsftpd-tls"])
+@pytest.mark.parametrize("daemon", [PrivateVsftpd], indirect=True)
 def test_a_server_that_wants_tls(daemon: FtpStore) -> None:
     daemon.backend = FtpStorage()
     with pytest.raises(StorageRefusedError, match=r"permission denied \(5"):

@@ -15,7 +15,6 @@ from unit.storage.stores import CONTROL, MiB, stop_after
 from unit.storage.webstores import FtpStore
 
 from services.ftpdaemons import PrivateVsftpd
-from services.ftpserver import PrivateFtp
 from wlm_tasks.errors import InvalidPathError, StorageRefusedError, StorageUnavailableError
 from wlm_tasks.model.ends import Tree
 from wlm_tasks.storage import ftpclient, ftptrees
@@ -40,15 +39,8 @@ FILES = {
 }
 
 
-@pytest.fixture(params=["ftp", "proftpd", "vsftpd"])
-def store(request: pytest.FixtureRequest) -> FtpStore:
-    made = request.getfixturevalue(request.param)
-    assert isinstance(made, FtpStore)
-    return made
-
-
 @pytest.fixture(params=["proftpd", "vsftpd"])
-def daemon(request: pytest.FixtureRequest) -> FtpStore:
+def store(request: pytest.FixtureRequest) -> FtpStore:
     made = request.getfixturevalue(request.param)
     assert isinstance(made, FtpStore)
     return made
@@ -106,22 +98,19 @@ def test_the_directory_of_the_login_and_an_absolute_one(store: FtpStore) -> None
     base = store.url("x").removesuffix("/x")
     assert [entry.path for entry in store.backend.tree(base, "*.dat").entries()] == ["far.dat"]
     absolute = f"{base}/%2F{quote(str(store.far).lstrip('/'))}"
-    if isinstance(store.server, PrivateFtp):  # which has a root of its own
-        absolute = f"{base}/%2Ftop"
-        fill(store, {"far.dat": b"1"})
     found = store.backend.tree(absolute, "*.dat")
     assert [entry.path for entry in found.entries()] == ["far.dat"]
     with found.source("far.dat") as source:
         assert source.read_at(0, 9) == b"1"
 
 
-@pytest.mark.parametrize("leads", ["a", "sub", "/etc/passwd", "."])
-def test_links(daemon: FtpStore, leads: str) -> None:
-    fill(daemon, {"a": b"1", "sub/b": b"2"})
-    daemon.path("top/link").symlink_to(leads)
+@pytest.mark.parametrize("leads", ["a", "/etc/passwd"])
+def test_links(store: FtpStore, leads: str) -> None:
+    fill(store, {"a": b"1", "sub/b": b"2"})
+    store.path("top/link").symlink_to(leads)
     with pytest.raises(StorageRefusedError, match=r"top/link: is a symbolic link, and FTP does"):
-        tree(daemon).entries()
-    assert [entry.path for entry in tree(daemon, "[a-k]*").entries()] == ["a"]
+        tree(store).entries()
+    assert [entry.path for entry in tree(store, "[a-k]*").entries()] == ["a"]
 
 
 def test_a_server_that_takes_links_for_what_they_lead_to(ftp: FtpStore) -> None:
@@ -144,13 +133,13 @@ def test_no_such_directory(store: FtpStore) -> None:
 
 
 @pytest.mark.parametrize("name", [b"two\nlines", b"two\rlines", b"latin \xe9"])
-def test_names_that_ftp_cannot_carry(daemon: FtpStore, name: bytes) -> None:
-    fill(daemon, {"sub/a": b"1"})
-    daemon.path(os.fsdecode(b"top/sub/" + name)).touch()
+def test_names_that_ftp_cannot_carry(store: FtpStore, name: bytes) -> None:
+    fill(store, {"sub/a": b"1"})
+    store.path(os.fsdecode(b"top/sub/" + name)).touch()
     with pytest.raises(
         StorageRefusedError, match=r"/top/sub/: (its server lists .* FTP can carry|.* in UTF-8)"
     ):
-        tree(daemon).entries()
+        tree(store).entries()
 
 
 def test_a_file_that_goes_or_grows_meanwhile(store: FtpStore) -> None:
