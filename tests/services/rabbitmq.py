@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,9 @@ class PrivateRabbitMQ(Service):
 
     `consumer_timeout_s` and `channel_tick_s` set how long a message may stay unacknowledged
     and how often that is looked at; `config` are further lines of rabbitmq.conf; `management`
-    switches the HTTP API on (`management_url`; about 3 s more to start and 5 s to stop).
+    switches the HTTP API on (`management_url`; about 3 s more to start and 5 s to stop). `inside`
+    are words in front of its commands, such as those of a network namespace, where `host` is an
+    address.
     """
 
     def __init__(
@@ -51,8 +53,12 @@ class PrivateRabbitMQ(Service):
         channel_tick_s: float | None = None,
         management: bool = False,
         config: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
     ) -> None:
         self.directory = directory
+        self.host = host
+        self._inside = list(inside)
         self.node = f"wlm-{uuid.uuid4().hex[:12]}@localhost"
         self.management = management
         self._config = dict(config or {})
@@ -98,7 +104,7 @@ class PrivateRabbitMQ(Service):
 
     def vhost_url(self, vhost: str) -> str:
         """AMQP URL of a virtual host."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost.replace('/', '%2F')}"
+        return f"amqp://guest:guest@{self.host}:{self.port}/{vhost.replace('/', '%2F')}"
 
     def start(self, timeout: float = 90.0) -> None:
         """Start it and wait until it answers AMQP. Data of an earlier run are kept."""
@@ -142,7 +148,7 @@ class PrivateRabbitMQ(Service):
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Run rabbitmqctl (about 0.6 s); its output, `RuntimeError` with its words if it fails."""
         done = subprocess.run(
-            [self._script("rabbitmqctl"), "--quiet", *args],
+            [*self._inside, self._script("rabbitmqctl"), "--quiet", *args],
             env=self._environment(),
             cwd=self.directory,
             capture_output=True,
@@ -185,7 +191,7 @@ class PrivateRabbitMQ(Service):
 
     def _write_config(self) -> None:
         lines = {
-            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "listeners.tcp.1": f"{self.host}:{self.port}",
             "log.console": "true",
             "log.file": "false",
             "disk_free_limit.absolute": "10MB",
@@ -234,14 +240,16 @@ class PrivateRabbitMQ(Service):
         if self._epmd is None or not self._epmd.running:
             # Left alone, the server would start one as a daemon that outlives everything.
             self._epmd = Process(
-                ["epmd", "-port", str(self._ports["epmd"]), "-address", "127.0.0.1"],
+                [*self._inside, "epmd", "-port", str(self._ports["epmd"]), "-address", "127.0.0.1"],
                 log=self.directory / "epmd.log",
                 env=self._environment(),
                 cwd=self.directory,
             )
-            self._epmd.wait_for(lambda: listening(self._ports["epmd"]), timeout, "epmd listens")
+            if not self._inside:
+                port = self._ports["epmd"]
+                self._epmd.wait_for(lambda: listening(port), timeout, "epmd listens")
         self._process = Process(
-            [self._script("rabbitmq-server")],
+            [*self._inside, self._script("rabbitmq-server")],
             log=self.directory / "server.log",
             env=self._environment(),
             cwd=self.directory,
@@ -253,7 +261,7 @@ class PrivateRabbitMQ(Service):
             raise RuntimeError("\n".join(["RabbitMQ did not start:", *lines[:20]])) from None
 
     def _answers(self) -> bool:
-        if not listening(self.port):
+        if not listening(self.port, self.host):
             return False
         connection = Connection(self.url, connect_timeout=5.0)
         try:
