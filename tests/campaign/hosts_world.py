@@ -22,6 +22,7 @@ from services.smtpserver import Mail, PrivateSmtp
 from wlm_tasks.api import Client
 from wlm_tasks.config import load
 from wlm_tasks.control.queues import declare
+from wlm_tasks.errors import ServiceError
 from wlm_tasks.handles import ExperimentHandle
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.notices import NoticeKind
@@ -166,6 +167,8 @@ class World(Service):
         return self._spawn(f"control{number}", [script("wlm"), "control"], f"control{number}")
 
     def _spawn(self, name: str, argv: Sequence[str], host: str) -> Process:
+        if name in self.processes:
+            self.processes[name].kill_group()  # what is left of it, and reaped
         environ = {**self.environ, "WLM_DATA_DIR": str(self.directory / f"data-{host}")}
         process = Process(
             [*self.hosts[host].inside(), *argv],
@@ -267,7 +270,13 @@ class World(Service):
                 "inputs": inputs,
             }
         )
-        self.handed_in.append(self.client.schedule(experiment))
+
+        def taken() -> ExperimentHandle | None:
+            with suppress(ServiceError):  # the database may just have been restarted
+                return self.client.schedule(experiment, key=experiment.name)
+            return None
+
+        self.handed_in.append(wait_for(taken, 30, "the database"))
         return self.handed_in[-1]
 
     def holder_of(self, one: ExperimentHandle) -> tuple[str, float] | None:

@@ -8,6 +8,7 @@ Work goes on meanwhile, and each payload must run once.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from services.processes import wait_for
 from services.rabbitmq import PrivateRabbitMQ
 from services.serf import PrivateSerf
 from services.smtpserver import Mail
+from wlm_tasks.errors import ServiceError
 from wlm_tasks.handles import ExperimentHandle
 from wlm_tasks.model.notices import NoticeKind as Kind
 from wlm_tasks.model.states import FINAL
@@ -198,6 +200,13 @@ class Campaign:
             end(f"control{first}")
         self.strike("PostgreSQL restarted")
         world.database.restart()
+        wait_for(self.database_answers, 30, "PostgreSQL answers us")
+
+    def database_answers(self) -> bool:
+        """Whether it does, on a connection of ours; those from before are broken."""
+        with suppress(ServiceError):
+            return self.open_incidents() >= 0
+        return False
 
     def decides(self, number: int) -> bool:
         """Whether this control process decides now."""
@@ -332,8 +341,6 @@ def seconds(number: float | None, digits: int = 0) -> str:
 
 def kill(pid: int) -> None:
     """KILL a process of which nothing is known but its id."""
-    import os
-
     with suppress(ProcessLookupError):
         os.kill(pid, SIGKILL)
 
