@@ -2,7 +2,7 @@
 
 Every process started by a test run inherits one environment variable with a value of its own.
 A small companion process, in its own session, waits for the run's end by way of a pidfd, then
-kills whatever still carries that value and removes the run's directory. The kernel's death
+kills whatever still carries that value and removes the run's directory and its network. The kernel's death
 signal (`services.processes`) is faster but reaches direct children only, and only those of the
 thread that started them; this reaches grandchildren and detached jobs as well.
 """
@@ -57,6 +57,21 @@ def kill_marked(value: str) -> list[str]:
     return list(met.values())
 
 
+def network_mark(value: str) -> str:
+    """What the names of the bridge and the namespaces of a run begin with."""
+    return f"wlm{value[:8]}"
+
+
+def remove_network(mark: str) -> None:
+    """Remove the bridge and the namespaces of a run, whatever there is of them."""
+    places = Path("/run/netns").glob(f"{mark}-*")
+    words = [["netns", "delete", place.name] for place in places]
+    if Path("/sys/class/net", mark).exists():
+        words.append(["link", "delete", mark])
+    for one in words:
+        subprocess.run(["ip", *one], check=False, stdin=subprocess.DEVNULL)
+
+
 class Guardian:
     """The test run's side: marks the environment, owns the run's directory.
 
@@ -88,6 +103,7 @@ class Guardian:
         self.sweep()
         self._companion.kill()
         self._companion.wait()
+        remove_network(network_mark(self.value))
         shutil.rmtree(self.directory, ignore_errors=True)
         os.environ.pop(MARKER, None)
 
@@ -111,6 +127,7 @@ def main(parent: str, value: str, directory: str) -> None:
     while marked_processes(value) and time.monotonic() < deadline:
         time.sleep(0.02)
     kill_marked(value)
+    remove_network(network_mark(value))
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -61,8 +61,8 @@ def release_port(port: int) -> None:
         lock.close()
 
 
-def listening(port: int) -> bool:
-    """True if something accepts connections on this port of loopback."""
+def listening(port: int, host: str = "127.0.0.1") -> bool:
+    """True if something accepts connections on this port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0

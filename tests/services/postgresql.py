@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import uuid
-from ipaddress import ip_interface
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,15 +39,21 @@ class PrivatePostgreSQL(Service):
     """One server, fsync on; `start` before use, `close` at the end.
 
     PostgreSQL refuses to run as root, so root starts it as the user ``postgres``: then
-    `directory` must lie where that user can pass through. Loopback only, no password. `also` is
-    one more address of this host to listen on, such as 198.18.0.1/24, for those of its network.
+    `directory` must lie where that user can pass through. No password; loopback only, unless it
+    has a `host` of its own, an address that the words `inside`, in front of its command, lead to.
     """
 
     def __init__(
-        self, directory: Path, *, max_connections: int = 200, also: str | None = None
+        self,
+        directory: Path,
+        *,
+        max_connections: int = 200,
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
     ) -> None:
+        self.host = host
+        self._inside = list(inside)
         self.directory = directory
-        self._also = also
         self.max_connections = max_connections
         self._user = "postgres" if os.geteuid() == 0 else None
         self._port: int | None = None
@@ -81,7 +87,7 @@ class PrivatePostgreSQL(Service):
 
     def url(self, database: str = "postgres") -> str:
         """SQLAlchemy URL of a database."""
-        return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://{_USER}@{self.host}:{self.port}/{database}"
 
     def start(self, timeout: float = 60.0) -> None:
         """Start it and wait until it answers. Data of an earlier run are kept."""
@@ -144,7 +150,7 @@ class PrivatePostgreSQL(Service):
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(
-            host="127.0.0.1",
+            host=self.host,
             port=self.port,
             user=_USER,
             dbname="postgres",
@@ -175,15 +181,15 @@ class PrivatePostgreSQL(Service):
             extra_groups=[] if account else None,
             check=False,
         )
+        if self.host != "127.0.0.1":
+            with (self.directory / "data/pg_hba.conf").open("a") as file:
+                file.write("host all all samenet trust\n")
         if done.returncode:
             raise RuntimeError(f"initdb in {self.directory}: {done.stdout}{done.stderr}")
-        if self._also is not None:
-            with (self.directory / "data" / "pg_hba.conf").open("a") as rules:
-                rules.write(f"host all all {ip_interface(self._also).network} trust\n")
 
     def _start(self, timeout: float) -> None:
         settings = {
-            "listen_addresses": ",".join(["127.0.0.1", *self._addresses()]),
+            "listen_addresses": self.host,
             "port": str(self.port),
             "unix_socket_directories": "",
             "max_connections": str(self.max_connections),
@@ -191,16 +197,13 @@ class PrivatePostgreSQL(Service):
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         self._process = Process(
-            [self._binary("postgres"), "-D", self.directory / "data", *options],
+            [*self._inside, self._binary("postgres"), "-D", self.directory / "data", *options],
             log=self.directory / "server.log",
             cwd=self.directory,
-            user=self._user,
+            user=None if self._inside else self._user,
             death_signal=signal.SIGQUIT,
         )
         self._process.wait_for(self._answers, timeout, "PostgreSQL answers")
-
-    def _addresses(self) -> list[str]:
-        return [] if self._also is None else [str(ip_interface(self._also).ip)]
 
     def _answers(self) -> bool:
         try:

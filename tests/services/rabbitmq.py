@@ -40,9 +40,9 @@ class PrivateRabbitMQ(Service):
 
     `consumer_timeout_s` and `channel_tick_s` set how long a message may stay unacknowledged
     and how often that is looked at; `config` are further lines of rabbitmq.conf; `management`
-    switches the HTTP API on (`management_url`; about 3 s more to start and 5 s to stop).
-    `plugins` are further ones. `inside` are words in front of its commands, such as those of a
-    network namespace, where `host` is an address and where it is reached.
+    switches the HTTP API on (`management_url`; about 3 s more to start and 5 s to stop). `inside`
+    are words in front of its commands, such as those of a network namespace, where `host` is an
+    address.
     """
 
     def __init__(
@@ -53,13 +53,11 @@ class PrivateRabbitMQ(Service):
         channel_tick_s: float | None = None,
         management: bool = False,
         config: Mapping[str, str] | None = None,
-        plugins: Sequence[str] = (),
         host: str = "127.0.0.1",
         inside: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.host = host
-        self._plugins = list(plugins)
         self._inside = list(inside)
         self.node = f"wlm-{uuid.uuid4().hex[:12]}@localhost"
         self.management = management
@@ -194,21 +192,19 @@ class PrivateRabbitMQ(Service):
     def _write_config(self) -> None:
         lines = {
             "listeners.tcp.1": f"{self.host}:{self.port}",
-            # a network namespace is as private as loopback
-            "loopback_users": "none",
             "log.console": "true",
             "log.file": "false",
             "disk_free_limit.absolute": "10MB",
         }
-        plugins = list(self._plugins)
+        plugins = ""
         if self.management:
-            plugins.append("rabbitmq_management")
+            plugins = "rabbitmq_management"
             lines["management.tcp.ip"] = "127.0.0.1"
             lines["management.tcp.port"] = str(self._ports["management"])
         lines |= self._config
         text = "".join(f"{name} = {value}\n" for name, value in lines.items())
         (self.directory / "rabbitmq.conf").write_text(text)
-        (self.directory / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
+        (self.directory / "enabled_plugins").write_text(f"[{plugins}].\n")
         (self.directory / "rabbitmq-env.conf").write_text("")
         # rabbitmq.conf has no name for this one
         tick = "" if self._channel_tick_s is None else round(self._channel_tick_s * 1000)
@@ -249,7 +245,9 @@ class PrivateRabbitMQ(Service):
                 env=self._environment(),
                 cwd=self.directory,
             )
-            self._epmd.wait_for(self._epmd_answers, timeout, "epmd answers")
+            if not self._inside:
+                port = self._ports["epmd"]
+                self._epmd.wait_for(lambda: listening(port), timeout, "epmd listens")
         self._process = Process(
             [*self._inside, self._script("rabbitmq-server")],
             log=self.directory / "server.log",
@@ -262,12 +260,8 @@ class PrivateRabbitMQ(Service):
             lines = [line for line in self._process.output.splitlines() if "[error]" in line]
             raise RuntimeError("\n".join(["RabbitMQ did not start:", *lines[:20]])) from None
 
-    def _epmd_answers(self) -> bool:
-        asked = [*self._inside, "epmd", "-port", str(self._ports["epmd"]), "-names"]
-        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
-
     def _answers(self) -> bool:
-        if not self._inside and not listening(self.port):
+        if not listening(self.port, self.host):
             return False
         connection = Connection(self.url, connect_timeout=5.0)
         try:

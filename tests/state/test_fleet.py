@@ -167,7 +167,7 @@ def test_announced_absences_and_stops_are_told_to_nobody(watched: Watched) -> No
     roster = watched.world.store.roster
     roster.announce("w1@h", who="ada", for_s=3600.0, reason=None)
     roster.stopping("w2@h", "a1", within_s=600.0)
-    roster.gone("w3@h", "a1")
+    roster.gone("w3@h", "a1", announced=True)
     watched.look("w1@h", "w2@h")
     watched.look("w1@h", "w2@h")
     assert watched.told() == []
@@ -182,7 +182,7 @@ def test_a_drain_that_takes_too_long_is_told_once(watched: Watched) -> None:
     watched.look()
     watched.look()
     assert watched.kinds() == [NoticeKind.DRAIN_OVERDUE]
-    watched.world.store.roster.gone("w1@h", "a1")
+    watched.world.store.roster.gone("w1@h", "a1", announced=True)
     watched.look()
     assert watched.kinds() == [NoticeKind.DRAIN_OVERDUE]
     assert watched.world.store.incidents.now_open() == []
@@ -194,3 +194,12 @@ def test_one_that_an_operator_takes_off_ends_its_incident_quietly(watched: Watch
     watched.look()
     assert watched.kinds() == [NoticeKind.WORKER_DOWN]
     assert watched.world.store.incidents.now_open() == []
+
+
+def test_one_that_ends_by_itself_is_told(watched: Watched) -> None:
+    """As Celery does it after an error that it takes for lasting, without any signal."""
+    watched.world.store.roster.gone("w1@h", "a1", announced=False)
+    watched.look()
+    watched.look()
+    assert watched.kinds() == [NoticeKind.WORKER_LEFT]
+    assert "w1@h" not in watched.states()

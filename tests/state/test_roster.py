@@ -69,7 +69,7 @@ def test_stopping_and_ending(roster: Roster) -> None:
     (present,) = roster.present()
     assert present.draining
     assert 90.0 < (present.deadline_s or 0.0) <= 100.0
-    roster.gone(NAME, "a1")
+    roster.gone(NAME, "a1", announced=True)
     assert roster.present() == []
     assert roster.views() == []
     (left,) = roster.views(left_s=60.0)
@@ -78,7 +78,7 @@ def test_stopping_and_ending(roster: Roster) -> None:
 
 def test_of_a_name_that_is_in_use_again_what_left_is_not_listed(roster: Roster) -> None:
     roster.register(registration("a1"))
-    roster.gone(NAME, "a1")
+    roster.gone(NAME, "a1", announced=True)
     roster.register(registration("a2"))
     assert [one.incarnation for one in roster.views(left_s=60.0)] == ["a2"]
 
@@ -131,7 +131,7 @@ def test_one_that_was_missed_is_looked_for_a_while(roster: Roster, world: World)
 def test_who_left_long_ago_is_forgotten(roster: Roster, world: World) -> None:
     roster.register(registration("a1"))
     roster.register(registration("b1", name="other@node8"))
-    roster.gone(NAME, "a1")
+    roster.gone(NAME, "a1", announced=True)
     assert roster.forget(60.0) == 0
     world.sql("UPDATE workers SET since = since - 100")
     assert roster.forget(60.0) == 1

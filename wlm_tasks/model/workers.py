@@ -143,7 +143,7 @@ class _Case:
         if worker.state is WorkerState.LEFT:
             return self._left()
         if worker.gone:
-            return Change(state=WorkerState.LEFT, reason="it has ended")
+            return self._ended()
         if worker.replaced:
             return self._replaced()
         return _DECIDE[worker.state](self)
@@ -204,6 +204,16 @@ class _Case:
         if self.worker.replaced or self.worker.gone or not self.lives:
             return None
         return Change(state=WorkerState.UP, reason="it is there after all")
+
+    def _ended(self) -> Change:
+        """It said itself that it ends: if nobody had asked for that, people want to know."""
+        worker = self.worker
+        asked = worker.draining or worker.planned or worker.state is WorkerState.DRAINING
+        return Change(
+            state=WorkerState.LEFT,
+            outcome=Outcome.QUIET if asked else Outcome.LEFT_UNASKED,
+            reason="it has ended",
+        )
 
     def _replaced(self) -> Change:
         known = self.worker.state in (WorkerState.DOWN, WorkerState.RECOVERED)

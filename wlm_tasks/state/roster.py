@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from wlm_tasks.model.workers import WorkerState
@@ -158,19 +168,17 @@ class Roster:
         """The worker says that it finishes what it has and ends within some seconds."""
         self._drain(_is(name, incarnation), who="itself", within_s=within_s)
 
-    def gone(self, name: str, incarnation: str) -> None:
-        """The worker says that it ends now."""
+    def gone(self, name: str, incarnation: str, *, announced: bool) -> None:
+        """The worker says that it ends now; one that was not to end is looked at by control."""
+        values: dict[str, Any] = {"gone_at": db_now()}
+        if announced:
+            values |= {"draining_at": func.coalesce(workers.c.draining_at, db_now())}
+        planned = or_(literal(announced), workers.c.draining_at.is_not(None))
+        ended = {"state": WorkerState.LEFT.value, "since": db_now(), "reason": "it has ended"}
+        mine = and_(_is(name, incarnation), HERE)
         with self._database.write() as connection:
-            connection.execute(
-                update(workers)
-                .where(_is(name, incarnation), HERE)
-                .values(
-                    gone_at=db_now(),
-                    state=WorkerState.LEFT.value,
-                    since=db_now(),
-                    reason="it has ended",
-                )
-            )
+            connection.execute(update(workers).where(mine, planned).values(values | ended))
+            connection.execute(update(workers).where(mine).values(values))
 
     # -- by operators ----------------------------------------------------------------------
 

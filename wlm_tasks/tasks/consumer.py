@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from amqp.exceptions import ResourceLocked
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from wlm_tasks.celery import WlmCelery
@@ -49,6 +50,9 @@ class Consumer(CeleryConsumer):
         if options.get("heartbeat_interval") is None:
             options["heartbeat_interval"] = app.settings.watch.beat_s
         super().__init__(on_task_request, app=app, worker_options=options, **kwargs)
+        # A worker that is back sooner than the broker missed it finds its own queue still held by
+        # its old connection. Celery would end it; here it connects again until that is over.
+        self.connection_errors = (*self.connection_errors, ResourceLocked)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Return what is called with each message."""

@@ -146,7 +146,8 @@ class Presence:
 
     def _goodbye(self, store: Store) -> None:
         if self._registered:
-            store.roster.gone(self.worker.name, self.worker.incarnation)
+            announced = self._stopping.is_set()
+            store.roster.gone(self.worker.name, self.worker.incarnation, announced=announced)
 
     def _follow(self, *, drains: bool) -> None:
         """Take no messages while an operator drains this worker, and take them again after."""

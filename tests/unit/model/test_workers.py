@@ -118,7 +118,10 @@ def state_after(standing: Standing, said: Sights) -> WorkerState:
         (Standing(state=DRAINING, draining=True), DEAD, LEFT, Outcome.QUIET),
         (Standing(state=DRAINING), ALIVE, UP, Outcome.QUIET),
         (Standing(state=SUSPECT, for_s=99.0, planned=True), DEAD, LEFT, Outcome.QUIET),
-        (Standing(gone=True), ALIVE, LEFT, Outcome.QUIET),
+        (Standing(gone=True), ALIVE, LEFT, Outcome.LEFT_UNASKED),
+        (Standing(gone=True, draining=True), ALIVE, LEFT, Outcome.QUIET),
+        (Standing(gone=True, planned=True), ALIVE, LEFT, Outcome.QUIET),
+        (Standing(state=DOWN, gone=True), DEAD, LEFT, Outcome.LEFT_UNASKED),
         # it took its leave, and nobody knows why
         (
             Standing(),
