@@ -244,3 +244,20 @@ def test_each_way_by_itself(incidents: Incidents, deliveries: Deliveries) -> Non
     deliveries.sent(batch)
     assert not deliveries.any_open("smtp")
     assert kinds(deliveries, "webhook") == [DOWN]
+
+
+def test_what_is_over_is_forgotten_in_the_end(
+    incidents: Incidents, deliveries: Deliveries, world: World
+) -> None:
+    bound(incidents, deliveries, "a@h")
+    batch = claimed(deliveries)
+    assert batch is not None
+    deliveries.sent(batch)
+    incidents.close(WORKER, "a@h", None, {}, ())
+    opened(incidents, "b@h")  # which is open, and waits to be told
+    world.sql("UPDATE notices SET at = at - 1000")
+    world.sql("UPDATE incidents SET closed_at = closed_at - 1000")
+    assert deliveries.forget(2000.0) == 0
+    assert deliveries.forget(500.0) == 1
+    assert [view.notice.subject for view in deliveries.views(10)] == ["b@h"]
+    assert [incident.subject for incident in incidents.latest(10)] == ["b@h"]

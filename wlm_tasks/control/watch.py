@@ -43,6 +43,7 @@ _YIELDED_S: Final = 4.0
 _SURROUNDINGS_S: Final = 10.0
 _FORGET_EVERY_S: Final = 3600.0
 _FORGET_S: Final = 7 * 86_400.0
+_KEEP_S: Final = 90 * 86_400.0
 #: Seconds between two warnings of one kind.
 _QUIET_S: Final = 60.0
 
@@ -148,6 +149,7 @@ class Watcher:
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_EVERY_S
             store.roster.forget(_FORGET_S)
+            store.deliveries.forget(_KEEP_S)
         if changes:
             self._app.runtime.wake()
         return changes

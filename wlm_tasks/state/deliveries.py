@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import Select, delete, exists, func, or_, select, update
 
 from wlm_tasks.model.notices import Notice, NoticeKind
-from wlm_tasks.state.alerts_schema import UNDELIVERED, deliveries, notices
+from wlm_tasks.state.alerts_schema import UNDELIVERED, deliveries, incidents, notices
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import db_now
 
@@ -174,6 +174,17 @@ class Deliveries:
                 .join_from(deliveries, notices, notices.c.id == deliveries.c.notice_id)
                 .where(UNDELIVERED)
             ).scalar_one()
+
+    def forget(self, after_s: float) -> int:
+        """Remove what went out so long ago, and incidents that ended then; returns how many."""
+        old = select(notices.c.id).where(notices.c.at < db_now() - after_s)
+        done = or_(deliveries.c.sent_at.is_not(None), deliveries.c.refused_at.is_not(None))
+        left = exists().where(deliveries.c.notice_id == notices.c.id)
+        with self._database.write() as connection:
+            connection.execute(delete(deliveries).where(deliveries.c.notice_id.in_(old), done))
+            connection.execute(delete(incidents).where(incidents.c.closed_at < db_now() - after_s))
+            gone = delete(notices).where(notices.c.at < db_now() - after_s, ~left)
+            return connection.execute(gone).rowcount
 
     def views(self, limit: int) -> list[DeliveryView]:
         """The newest notices and how they went."""
