@@ -210,20 +210,6 @@ class World(Service):
         """After how long without a sign a worker is missed."""
         return self.client.settings.watch.patience_s
 
-    @property
-    def deciding(self) -> int:
-        """The control process that holds the lease ``watch``."""
-
-        def found() -> str:
-            with self.client.store.database.read() as connection:
-                holder = connection.exec_driver_sql(
-                    "SELECT holder FROM leases WHERE name = 'watch'"
-                ).scalar()
-            return str(holder or "")
-
-        holder = wait_for(found, 20, "a control process that decides")
-        return int(holder.partition(":")[0].removeprefix("control"))
-
     # -- the roster ------------------------------------------------------------------------
 
     def standing(self, number: int) -> WorkerView | None:
@@ -305,7 +291,7 @@ def name_of(number: int) -> str:
 # -- mails -------------------------------------------------------------------------------------
 
 Told = tuple[NoticeKind, str]
-_ROW: Final = re.compile(r"\s+(?:\S+ )?\d\d:\d\d:\d\d\s+(\S+)")
+_ROW: Final = re.compile(r"\s+(?:\S+ )?\d\d:\d\d:\d\d\s*(\S*)")
 
 
 def told_by(mail: Mail) -> list[Told]:
@@ -331,4 +317,4 @@ def _in_digest(text: str) -> Iterator[Told]:
             counted = line[:-1].partition(" ")[2]
             kind = next((k for k, w in WORDS.items() if counted in (w.one, w.many)), kind)
         elif kind is not None and (row := _ROW.match(line)):
-            yield kind, row[1]
+            yield kind, row[1] if kind.startswith("WORKER") else ""

@@ -45,12 +45,12 @@ class Struck:
     worker: str = ""
     at: float = field(default_factory=time.time)
     elsewhere_s: float | None = None
-    received: dict[Told, Mail] = field(default_factory=dict)
+    received: list[tuple[Told, Mail]] = field(default_factory=list)
 
     @property
     def mail_s(self) -> float | None:
         """Seconds from the fault to the first mail of it."""
-        return min((mail.at - self.at for mail in self.received.values()), default=None)
+        return min((mail.at - self.at for _told, mail in self.received), default=None)
 
 
 class Campaign:
@@ -171,7 +171,7 @@ class Campaign:
         world.smtp.start()
 
     def planned(self) -> None:
-        """SIGTERM with work in hand; a restart at once; a pool that shrinks."""
+        """SIGTERM with work in hand, and a restart at once; control is struck meanwhile."""
         world = self.world
         a, b = self.busy(2)
         self.strike("SIGTERM with a long task", a)
@@ -179,6 +179,7 @@ class Campaign:
         self.strike("restart within half a second", b, Kind.WORKER_RESTARTED)
         world.processes[f"w{b}"].kill_group()
         world.start_worker(b)
+        self.control()
         world.processes[f"w{a}"].wait(120)
         self.strike("the pool of a worker shrinks", a)
         world.start_worker(a, options=["--autoscale=4,2"])
@@ -192,7 +193,7 @@ class Campaign:
             ("the deciding control frozen", world.freeze, world.thaw),
             ("cable pulled from the deciding control", self.pull, self.plug),
         ):
-            first = world.deciding
+            first = self.holder("watch")
             self.strike(fault)
             begin(f"control{first}")
             wait_for(partial(self.decides, 1 - first), 60, "the other one decides", interval=0.2)
@@ -210,7 +211,7 @@ class Campaign:
 
     def decides(self, number: int) -> bool:
         """Whether this control process decides now."""
-        return self.world.deciding == number
+        return self.holder("watch") == number
 
     def pull(self, name: str) -> None:
         """Pull a host's cable."""
@@ -223,36 +224,45 @@ class Campaign:
     def mid_sending(self) -> None:
         """The control that sends killed: before the mail server has the mail, and after."""
         world = self.world
-        for verb in ("DATA", "END"):
+        for verb, when in (("DATA", "before"), ("END", "after")):
             [a] = self.busy(1)
             world.smtp.fail(delay_s={verb: 8.0})
-            fault = f"the sending control killed {'before' if verb == 'DATA' else 'after'} the mail"
+            fault = f"the sending control killed {when} the mail server has the mail"
             one = self.strike(fault, a, Kind.WORKER_DOWN, Kind.WORKER_BACK)
             world.processes[f"w{a}"].kill_group()
-            known = len(world.smtp.received())
-            sender = wait_for(self.sender, 60, "a mail under way", interval=0.05)
-            if verb == "END":
-                wait_for(lambda known=known: len(world.smtp.received()) > known, 30, "the mail")
-            else:
-                time.sleep(2.0)  # in the middle of the 8 s
+            under_way = partial(self.under_way, one, has_it=verb == "END")
+            wait_for(under_way, 90, "a mail under way", interval=0.05)
+            sender = self.holder("mail:smtp")
             world.processes[f"control{sender}"].kill_group()
             world.smtp.fail()
             world.start_control(sender)
             self.down_then([(one, a, partial(world.start_worker, a))])
 
-    def sender(self) -> int | None:
-        """The control process that sends a mail just now, of a worker that is down."""
+    def under_way(self, one: Struck, *, has_it: bool) -> bool:
+        """Whether the mail of a worker that is down is being sent, or the server has it."""
+        if has_it:
+            mails = [mail for mail in self.world.smtp.received() if mail.at > one.at]
+            return any((Kind.WORKER_DOWN, one.worker) in told_by(mail) for mail in mails)
         with self.world.client.store.database.read() as connection:
             sending = connection.exec_driver_sql(
                 "SELECT count(*) FROM deliveries JOIN notices ON notices.id = notice_id"
-                " WHERE sent_at IS NULL AND tries > 0 AND kind = 'WORKER_DOWN'"
+                " WHERE sent_at IS NULL AND tries > 0 AND kind = 'WORKER_DOWN' AND subject = %s",
+                (one.worker,),
             ).scalar()
-            holder = connection.exec_driver_sql(
-                "SELECT holder FROM leases WHERE name = 'mail:smtp'"
-            ).scalar()
-        if not sending or holder is None:
-            return None
-        return int(str(holder).partition(":")[0].removeprefix("control"))
+        return bool(sending)
+
+    def holder(self, lease: str) -> int:
+        """The control process that holds a lease."""
+
+        def found() -> str:
+            with self.world.client.store.database.read() as connection:
+                holder = connection.exec_driver_sql(
+                    "SELECT holder FROM leases WHERE name = %s", (lease,)
+                ).scalar()
+            return str(holder or "")
+
+        holder = wait_for(found, 20, f"a control process with the lease {lease}")
+        return int(holder.partition(":")[0].removeprefix("control"))
 
     def brokers(self) -> None:
         """Restarted in less than the grace; then its cable pulled for longer."""
@@ -268,18 +278,31 @@ class Campaign:
         self.plug("mq")
         wait_for(lambda: not self.open_incidents(), 120, "the broker is back", interval=0.2)
 
+    def database(self) -> None:
+        """Its cable pulled until every control process has told that it is out of reach."""
+        one = self.strike("cable pulled from PostgreSQL")
+        one.expected = [(Kind.DATABASE_DOWN, "")] * 2
+        self.pull("db")
+
+        def told() -> bool:
+            mails = self.world.smtp.received()
+            return sum(told_by(mail) == one.expected[:1] for mail in mails) == len(one.expected)
+
+        wait_for(told, 120, "it is told that PostgreSQL is away", interval=0.2)
+        self.plug("db")
+        wait_for(self.database_answers, 60, "PostgreSQL answers us")
+
     def rolling(self) -> None:
-        """All workers restarted one after the other; then one that is to go for good."""
+        """All workers restarted, two at a time; then one that is to go for good."""
         world = self.world
         self.strike("rolling restart of all workers")
-        for number in range(WORKERS):
-            process = world.processes[f"w{number}"]
-            process.send(SIGTERM)
-            process.wait(120)
-            world.start_worker(number)
-            if number:
-                world.wait_for_up([number - 1])
-        world.wait_for_up([WORKERS - 1])
+        for pair in zip(range(0, WORKERS, 2), range(1, WORKERS, 2), strict=True):
+            for number in pair:
+                world.processes[f"w{number}"].send(SIGTERM)
+            for number in pair:
+                world.processes[f"w{number}"].wait(120)
+                world.start_worker(number)
+            world.wait_for_up(pair)
         self.strike("one worker fewer", WORKERS - 1)
         world.processes[f"w{WORKERS - 1}"].send(SIGTERM)
         world.processes[f"w{WORKERS - 1}"].wait(120)
@@ -318,7 +341,7 @@ class Campaign:
                     missing.append(told)
                 else:
                     left.remove(match)
-                    one.received[told] = match[1]
+                    one.received.append(match)
         return missing, [told for told, _mail in left], len(mails) - len(first)
 
     def table(self) -> str:
@@ -363,9 +386,10 @@ def test_faults_over_hosts(session_dir: Path, long_campaign: bool) -> None:
             campaign.both_and_cable()
             campaign.freeze_and_mail_away()
             campaign.planned()
-            campaign.control()
             campaign.mid_sending()
             campaign.brokers()
+            if long_campaign:
+                campaign.database()
             campaign.rolling()
             campaign.settle()
         except (TimeoutError, RuntimeError) as error:
@@ -380,6 +404,6 @@ def test_faults_over_hosts(session_dir: Path, long_campaign: bool) -> None:
         ran = world.payloads()
         assert ran == Counter(str(number) for number in range(len(world.handed_in)))
         for one in campaign.struck:
-            down = one.received.get((Kind.WORKER_DOWN, one.worker))
-            if down is not None and one.in_hand is not None:
-                assert f"payload-{world.handed_in.index(one.in_hand)}" in down.text
+            for (kind, _who), mail in one.received:
+                if kind is Kind.WORKER_DOWN and one.in_hand is not None:
+                    assert f"payload-{world.handed_in.index(one.in_hand)}" in mail.text

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from state.world import World, new
 
 from services.postgresql import PrivatePostgreSQL
@@ -62,6 +64,22 @@ def test_a_server_that_does_not_answer() -> None:
             ask()
         assert "secret" not in str(caught.value)
         assert "\n" not in str(caught.value)
+    database.close()
+
+
+def test_a_silent_server_is_given_up_soon() -> None:
+    """Unless the URL says otherwise."""
+    database = Database("postgresql+psycopg://u@127.0.0.1:1/d?connect_timeout=3")
+    told: dict[str, Any] = {}
+
+    def connects(_dialect: Any, _record: Any, _args: Any, how: dict[str, Any]) -> None:
+        told.update(how)
+
+    for engine in database.engines:
+        event.listen(engine, "do_connect", connects)
+        with pytest.raises(OperationalError):
+            engine.connect()
+        assert (int(told.pop("connect_timeout")), told.pop("tcp_user_timeout")) == (3, 15_000)
     database.close()
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -19,6 +19,16 @@ from wlm_tasks.state.locking import BUSY_TIMEOUT_S, begin_immediate
 from wlm_tasks.state.swift import Swift
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: How long PostgreSQL's host may be silent, unless the URL says so itself. By TCP's own rules it
+#: takes a quarter of an hour until a call fails on a network that is cut, and for minutes after
+#: the network is mended nothing goes on.
+_LIMITS: Final = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 
 
 class Database:
@@ -64,6 +74,7 @@ class Database:
                     event.listen(engine, "begin", _begin)
                 return engine
             options: dict[str, Any] = {} if immediate else {"isolation_level": "AUTOCOMMIT"}
+            options["connect_args"] = {k: v for k, v in _LIMITS.items() if k not in self.url.query}
             return create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
         except (ImportError, SQLAlchemyError) as error:
             raise ConfigError(
