@@ -75,11 +75,14 @@ class Database:
                 return engine
             options: dict[str, Any] = {} if immediate else {"isolation_level": "AUTOCOMMIT"}
             options["connect_args"] = {k: v for k, v in _LIMITS.items() if k not in self.url.query}
-            return create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
+            engine = create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
         except (ImportError, SQLAlchemyError) as error:
             raise ConfigError(
                 f"database_url: cannot use {self.url.render_as_string()}: {error}"
             ) from error
+        if immediate:
+            event.listen(engine, "connect", _never_hold_on)
+        return engine
 
     def _make_private(self, *_how: Any) -> None:
         """Make the file for its owner only, whatever its directory lets others do."""
@@ -226,6 +229,12 @@ def _flush_later_sqlite(dbapi_connection: Any, _record: Any) -> None:
 
 def _flush_later(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.execute("SET synchronous_commit TO off")
+
+
+def _never_hold_on(dbapi_connection: Any, _record: Any) -> None:
+    # a process that stands still in the middle of a transaction would keep its rows from all others
+    dbapi_connection.execute("SET idle_in_transaction_session_timeout = '15s'")
+    dbapi_connection.commit()
 
 
 def _never_sleep(dbapi_connection: Any, _record: Any) -> None:
