@@ -52,7 +52,8 @@ class Consumer(CeleryConsumer):
         super().__init__(on_task_request, app=app, worker_options=options, **kwargs)
         # A worker that is back sooner than the broker missed it finds its own queue still held by
         # its old connection. Celery would end it; here it connects again until that is over.
-        self.connection_errors = (*self.connection_errors, ResourceLocked)
+        known: tuple[type[Exception], ...] = vars(self)["connection_errors"]
+        self.connection_errors = (*known, ResourceLocked)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Return what is called with each message."""
