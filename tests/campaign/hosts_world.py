@@ -118,7 +118,7 @@ class World(Service):
         key.write_text(new_key())
         key.chmod(0o600)
         seeds = ", ".join(f'"{self.hosts[name].address}:7946"' for name in ("control0", "control1"))
-        alerts = "digest_s = 5\nretry_s = 2\nretry_max_s = 5" if self.tight else ""
+        alerts = "digest_s = 5\nretry_s = 2\nretry_max_s = 5" if self.tight else "digest_s = 60"
         watch = "beat_s = 1\ngrace_s = 4\nprobation_s = 5" if self.tight else ""
         self.config = self.directory / "wlm.toml"
         self.config.write_text(
@@ -224,7 +224,9 @@ class World(Service):
             view = self.standing(number)
             return view if view is not None and view.state is state else None
 
-        return wait_for(found, timeout, f"{name_of(number)} {state}", interval=0.2)
+        view = wait_for(found, timeout, f"{name_of(number)} {state}", interval=0.2)
+        assert view is not None
+        return view
 
     def wait_for_up(self, numbers: Iterable[int], timeout: float = 120.0) -> None:
         """Wait until the processes that run now are on the roster, and UP."""
@@ -262,8 +264,10 @@ class World(Service):
                 return self.client.schedule(experiment, key=experiment.name)
             return None
 
-        self.handed_in.append(wait_for(taken, 30, "the database"))
-        return self.handed_in[-1]
+        handle = wait_for(taken, 30, "the database")
+        assert handle is not None
+        self.handed_in.append(handle)
+        return handle
 
     def holder_of(self, one: ExperimentHandle) -> tuple[str, float] | None:
         """Who claimed the staging of an experiment last, and when."""

@@ -17,9 +17,10 @@ import psycopg
 import pytest
 from kombu import Connection, Queue
 
-from services import require_service
+from services import require, require_service
 from services.fixtures import MakeRabbitMQ, Spawn
 from services.guardian import MARKER
+from services.network import PrivateNetwork
 from services.ports import free_port, listening, release_port
 from services.postgresql import PrivatePostgreSQL
 from services.processes import Process, alive, children, wait_for
@@ -266,6 +267,60 @@ class TestGuardian:
         assert "a test left this process behind, killed: sleep 654" in done.stdout
         (pid,) = re.findall(r"PID (\d+)", done.stdout)
         assert not alive(int(pid))
+
+
+NETWORK = """
+import os
+from services.network import PrivateNetwork
+def test_dies():
+    network = PrivateNetwork()
+    network.start()
+    print("READY", network.host("a").namespace, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+class TestNetwork:
+    @pytest.fixture(autouse=True)
+    def _root(self) -> None:
+        require(PrivateNetwork.available(), "network namespaces need root and iproute2")
+
+    def test_hosts_reach_each_other_by_their_cables(self, spawn: Spawn) -> None:
+        with PrivateNetwork() as network:
+            one, two = network.host("one"), network.host("two")
+            server = spawn([*one.inside(), sys.executable, "-c", ECHO, one.address])
+            server.wait_for_output("one\n")  # its own host name
+            ask = [*two.inside(), sys.executable, "-c", ASK, one.address]
+            assert spawn(ask).wait() == 0
+            network.pull(one)
+            assert spawn(ask).wait() == 1
+            network.plug(one)
+            assert spawn(ask).wait() == 0
+
+    def test_nothing_of_it_survives_a_killed_test_run(self, tmp_path: Path) -> None:
+        inner = tmp_path / "test_inner.py"
+        inner.write_text(NETWORK)
+        done = run_pytest(inner, tmp_path)
+        line = next(line for line in done.stdout.splitlines() if "READY" in line)
+        namespace = line.split("READY ")[1]
+        places = [Path("/run/netns", namespace), Path("/sys/class/net", namespace.split("-")[0])]
+        wait_for(lambda: not any(place.exists() for place in places), what="the network goes")
+
+
+ECHO = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 7))
+print(socket.gethostname(), flush=True)
+while True:
+    server.accept()[0].close()
+"""
+ASK = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 7), 1.0)
+except OSError:
+    sys.exit(1)
+"""
 
 
 def run_pytest(path: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,9 @@
 
 Every process started by a test run inherits one environment variable with a value of its own.
 A small companion process, in its own session, waits for the run's end by way of a pidfd, then
-kills whatever still carries that value and removes the run's directory and its network. The kernel's death
-signal (`services.processes`) is faster but reaches direct children only, and only those of the
-thread that started them; this reaches grandchildren and detached jobs as well.
+kills whatever still carries that value and removes the run's directory and its network. The
+kernel's death signal (`services.processes`) is faster but reaches direct children only, and only
+those of the thread that started them; this reaches grandchildren and detached jobs as well.
 """
 
 from __future__ import annotations

@@ -75,18 +75,8 @@ class PrivateNetwork(Service):
             port=f"{self._mark}-{number}",
         )
         ip("netns", "add", host.namespace)
-        ip(
-            "link",
-            "add",
-            host.port,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            host.namespace,
-        )
+        cable = ["type", "veth", "peer", "name", "eth0", "netns", host.namespace]
+        ip("link", "add", host.port, *cable)
         for words in (
             ["addr", "add", f"{host.address}/24", "dev", "eth0"],
             ["link", "set", "eth0", "up"],

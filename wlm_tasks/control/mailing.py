@@ -66,13 +66,14 @@ class Away:
         if now - self._since < self._grace_s:
             return
         if self._told is None:
-            at = time.time() - (now - self._since)
+            at, host = time.time() - (now - self._since), socket.gethostname()
             self._told = Notice(
-                key=f"database:{socket.gethostname()}:{int(at)}",
+                key=f"database:{host}:{int(at)}",
                 kind=NoticeKind.DATABASE_DOWN,
                 subject="",
                 at=time.time(),
-                detail={"reason": reason, "since": at},
+                # others may reach it all the same
+                detail={"reason": f"seen from {host}: {reason}", "since": at},
             )
             self._left = dict.fromkeys(self._notifiers, 0.0)
             self._keep(self._told)

@@ -19,6 +19,9 @@ from wlm_tasks.state.locking import BUSY_TIMEOUT_S, begin_immediate
 from wlm_tasks.state.swift import Swift
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: How long a transaction may stand still before PostgreSQL ends it: one of a process that is frozen
+#: would keep its locks for ever, and whoever watches over the workers would wait for them.
+STANDSTILL_MS: Final = 15_000
 #: How long PostgreSQL's host may be silent, unless the URL says so itself. By TCP's own rules it
 #: takes a quarter of an hour until a call fails on a network that is cut, and for minutes after
 #: the network is mended nothing goes on.
@@ -76,13 +79,13 @@ class Database:
             options: dict[str, Any] = {} if immediate else {"isolation_level": "AUTOCOMMIT"}
             options["connect_args"] = {k: v for k, v in _LIMITS.items() if k not in self.url.query}
             engine = create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
+            if immediate:
+                event.listen(engine, "connect", _let_go)
+            return engine
         except (ImportError, SQLAlchemyError) as error:
             raise ConfigError(
                 f"database_url: cannot use {self.url.render_as_string()}: {error}"
             ) from error
-        if immediate:
-            event.listen(engine, "connect", _never_hold_on)
-        return engine
 
     def _make_private(self, *_how: Any) -> None:
         """Make the file for its owner only, whatever its directory lets others do."""
@@ -194,7 +197,7 @@ class Database:
 
 
 def _cannot_write(said: Any) -> bool:
-    """SQLSTATE class 25: a server that just became a standby, above all."""
+    """SQLSTATE class 25: a server that just became a standby, or an end for standing still."""
     return str(getattr(said, "sqlstate", None) or "").startswith("25")
 
 
@@ -231,9 +234,9 @@ def _flush_later(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.execute("SET synchronous_commit TO off")
 
 
-def _never_hold_on(dbapi_connection: Any, _record: Any) -> None:
-    # a process that stands still in the middle of a transaction would keep its rows from all others
-    dbapi_connection.execute("SET idle_in_transaction_session_timeout = '15s'")
+def _let_go(dbapi_connection: Any, _record: Any) -> None:
+    """Have the server end a transaction whose process stands still, with the locks it has."""
+    dbapi_connection.execute(f"SET idle_in_transaction_session_timeout TO {STANDSTILL_MS}")
     dbapi_connection.commit()
 
 
