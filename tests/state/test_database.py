@@ -90,14 +90,16 @@ def test_a_transaction_that_stands_still_keeps_nobody_waiting(
     frozen, other = Database(postgresql_url), Database(postgresql_url)
     frozen.upgrade()
     touch = text("UPDATE alembic_version SET version_num = version_num")
-    with (
-        pytest.raises(ServiceError, match="idle-in-transaction"),
-        frozen.write() as connection,
-    ):
-        connection.execute(touch)
-        with other.write() as waiting:  # for the lock
-            waiting.execute(touch)
-        connection.execute(touch)
+
+    def stand_still() -> None:
+        with frozen.write() as connection:
+            connection.execute(touch)
+            with other.write() as waiting:  # for the lock
+                waiting.execute(touch)
+            connection.execute(touch)
+
+    with pytest.raises(ServiceError, match="idle-in-transaction"):
+        stand_still()
     with frozen.write() as connection:
         connection.execute(touch)
     for database in (frozen, other):

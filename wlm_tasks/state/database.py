@@ -79,13 +79,13 @@ class Database:
             options: dict[str, Any] = {} if immediate else {"isolation_level": "AUTOCOMMIT"}
             options["connect_args"] = {k: v for k, v in _LIMITS.items() if k not in self.url.query}
             engine = create_engine(self.url, pool_pre_ping=False, pool_size=8, **options)
-            if immediate:
-                event.listen(engine, "connect", _let_go)
-            return engine
         except (ImportError, SQLAlchemyError) as error:
             raise ConfigError(
                 f"database_url: cannot use {self.url.render_as_string()}: {error}"
             ) from error
+        if immediate:
+            event.listen(engine, "connect", _let_go)
+        return engine
 
     def _make_private(self, *_how: Any) -> None:
         """Make the file for its owner only, whatever its directory lets others do."""
