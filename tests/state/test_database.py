@@ -216,13 +216,3 @@ def _setting(connections: Any, ask: str) -> Any:
         return connection.dbapi_connection.execute(ask).fetchone()[0]
     finally:
         connections.give_back(connection)
-
-
-@pytest.mark.postgresql
-def test_who_stands_still_in_a_transaction_lets_its_rows_go(postgresql_url: str) -> None:
-    store = Store(postgresql_url)
-    for _ in range(2):  # it outlives a transaction
-        with store.database.write() as connection:
-            asked = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")
-            assert asked.scalar() == "15s"
-    store.close()
