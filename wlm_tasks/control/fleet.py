@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from wlm_tasks.config import WatchSettings
@@ -69,7 +70,10 @@ class Fleet:
         self._notifiers = notifiers
         self._poison_after = poison_after
         self._rules = Rules(
-            grace_s=settings.grace_s, alone_s=settings.alone_s, probation_s=settings.probation_s
+            patience_s=settings.patience_s,
+            grace_s=settings.grace_s,
+            alone_s=settings.alone_s,
+            probation_s=settings.probation_s,
         )
 
     def look(self, evidence: Evidence) -> int:
@@ -151,7 +155,7 @@ class Fleet:
 
     def _note(self, one: _Judged) -> None:
         """Keep what the witnesses say for people, when that has changed."""
-        words = json.dumps({str(w): _says(sight) for w, sight in one.sights.items()})
+        words = _words(tuple((witness, _says(sight)) for witness, sight in one.sights.items()))
         if words != one.worker.witnesses and one.standing.state in EXPECTED:
             self._store.roster.note(one.worker.name, one.worker.incarnation, words)
 
@@ -196,6 +200,11 @@ class Fleet:
     def _stays_down(one: _Judged) -> bool:
         """Whether one that was told with others, or that flapped, is a matter of its own by now."""
         return one.standing.state is WorkerState.DOWN and one.standing.for_s >= _RECENT_S
+
+
+@lru_cache(maxsize=1000)
+def _words(said: tuple[tuple[Witness, str], ...]) -> str:
+    return json.dumps({str(witness): words for witness, words in said})
 
 
 def _says(sight: Sight) -> str:

@@ -63,6 +63,7 @@ Sights = Mapping[Witness, Sight]
 class Rules:
     """Patience, in seconds."""
 
+    patience_s: float = 18.0  #: without a sign of a worker, after which a witness misses it
     grace_s: float = 20.0  #: how long a worker is suspect before it may be down
     alone_s: float = 300.0  #: how long one witness must miss what the others see
     probation_s: float = 60.0  #: how long one that is back must stay to be up
@@ -166,7 +167,7 @@ class _Case:
             return change
         if self.worker.planned:
             return None
-        if self.useless or (self.dead and self.worker.for_s >= self.rules.grace_s):
+        if self.useless or (self.dead and self.waited):
             return Change(state=WorkerState.DOWN, outcome=Outcome.DISAPPEARED, reason=self.words)
         return None
 
@@ -238,6 +239,17 @@ class _Case:
         if True in strong:
             return False
         return strong == (False, False) or (False in strong and self.serf is False)
+
+    @property
+    def waited(self) -> bool:
+        """Whether it was waited for: as a suspect, and after those that count began to miss it.
+
+        It may have been a suspect for long because of Serf alone.
+        """
+        strong = (self.sights.get(Witness.CELERY), self.sights.get(Witness.DATABASE))
+        silent_s = min((sight.for_s for sight in strong if sight and not sight.alive), default=0.0)
+        enough_s = self.rules.patience_s + self.rules.grace_s / 2
+        return self.worker.for_s >= self.rules.grace_s and silent_s >= enough_s
 
     @property
     def lives(self) -> bool:

@@ -116,6 +116,8 @@ _PRESENT: Final = [
     (workers.c.drain_until - db_now()).label("deadline_s"),
     workers.c.gone_at.is_not(None).label("gone"),
 ]
+_PRESENT_NAMES: Final = [column.key for column in _PRESENT]
+_STATES: Final = {state.value: state for state in WorkerState}
 _VIEW: Final = [
     workers.c[name] for name in WorkerView.__dataclass_fields__
 ]  # in the order of the fields
@@ -236,7 +238,7 @@ class Roster:
         lately = and_(MISSED, workers.c.heard_at > db_now() - _HOPE_S)
         with self._database.read() as connection:
             rows = connection.execute(select(*_PRESENT).where(or_(HERE, lately)))
-            return [Present(**{**row._asdict(), "state": WorkerState(row.state)}) for row in rows]
+            return [_present(*row) for row in rows]
 
     def forget_worker(self, name: str) -> bool:
         """Take a worker that is missed off the roster; False if none of that name is."""
@@ -291,6 +293,12 @@ class Roster:
                 select(*_VIEW).where(wanted).order_by(workers.c.name, workers.c.registered_at)
             )
             return [_view(row) for row in rows]
+
+
+def _present(*values: Any) -> Present:
+    found = dict(zip(_PRESENT_NAMES, values, strict=True))
+    found["state"] = _STATES[found["state"]]
+    return Present(**found)
 
 
 def _is(name: str, incarnation: str) -> ColumnElement[bool]:

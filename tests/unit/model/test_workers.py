@@ -63,6 +63,19 @@ def state_after(standing: Standing, said: Sights) -> WorkerState:
         (Standing(state=SUSPECT, for_s=19.0), DEAD, None, None),
         (Standing(state=SUSPECT, for_s=20.0), DEAD, DOWN, Outcome.DISAPPEARED),
         (Standing(state=SUSPECT, for_s=99.0), ALIVE, UP, Outcome.QUIET),
+        # a suspect for long because of Serf alone gets time, too
+        (
+            Standing(state=SUSPECT, for_s=9999.0),
+            sights(celery=missed(27.0), database=missed(40.0), serf=missed(9999.0)),
+            None,
+            None,
+        ),
+        (
+            Standing(state=SUSPECT, for_s=9999.0),
+            sights(celery=missed(28.0), database=missed(40.0), serf=missed(9999.0)),
+            DOWN,
+            Outcome.DISAPPEARED,
+        ),
         # what only one misses
         (Standing(state=SUSPECT, for_s=99.0), sights(celery=SEEN, serf=missed()), None, None),
         (Standing(state=SUSPECT, for_s=1e9), sights(serf=missed(1e9)), None, None),
