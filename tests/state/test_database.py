@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from state.world import World, new
 
@@ -81,6 +81,29 @@ def test_a_silent_server_is_given_up_soon() -> None:
             engine.connect()
         assert (int(told.pop("connect_timeout")), told.pop("tcp_user_timeout")) == (3, 15_000)
     database.close()
+
+
+def test_a_transaction_that_stands_still_keeps_nobody_waiting(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wlm_tasks.state.database.STANDSTILL_MS", 200)
+    frozen, other = Database(postgresql_url), Database(postgresql_url)
+    frozen.upgrade()
+    touch = text("UPDATE alembic_version SET version_num = version_num")
+
+    def stands_still() -> None:
+        with frozen.write() as connection:
+            connection.execute(touch)
+            with other.write() as waiting:  # for the lock
+                waiting.execute(touch)
+            connection.execute(touch)
+
+    with pytest.raises(ServiceError, match="idle-in-transaction"):
+        stands_still()
+    with frozen.write() as connection:
+        connection.execute(touch)
+    for database in (frozen, other):
+        database.close()
 
 
 def test_tables_that_are_missing(empty_url: str) -> None:

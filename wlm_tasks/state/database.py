@@ -19,6 +19,9 @@ from wlm_tasks.state.locking import BUSY_TIMEOUT_S, begin_immediate
 from wlm_tasks.state.swift import Swift
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: How long a transaction may stand still before PostgreSQL ends it: one of a process that is frozen
+#: would keep its locks for ever, and whoever watches over the workers would wait for them.
+STANDSTILL_MS: Final = 15_000
 #: How long PostgreSQL's host may be silent, unless the URL says so itself. By TCP's own rules it
 #: takes a quarter of an hour until a call fails on a network that is cut, and for minutes after
 #: the network is mended nothing goes on.
@@ -49,6 +52,8 @@ class Database:
             raise ConfigError(f"database_url: {error}") from error
         self._writer = self._engine(immediate=True)
         self._reader = self._engine(immediate=False)
+        if not self.is_sqlite:
+            event.listen(self._writer, "connect", _let_go)
         self._lazy = self._engine(immediate=self.is_sqlite)
         event.listen(self._lazy, "connect", _flush_later_sqlite if self.is_sqlite else _flush_later)
         # on PostgreSQL each statement of the usual way is a transaction
@@ -191,7 +196,7 @@ class Database:
 
 
 def _cannot_write(said: Any) -> bool:
-    """SQLSTATE class 25: a server that just became a standby, above all."""
+    """SQLSTATE class 25: a server that just became a standby, or an end for standing still."""
     return str(getattr(said, "sqlstate", None) or "").startswith("25")
 
 
@@ -226,6 +231,12 @@ def _flush_later_sqlite(dbapi_connection: Any, _record: Any) -> None:
 
 def _flush_later(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.execute("SET synchronous_commit TO off")
+
+
+def _let_go(dbapi_connection: Any, _record: Any) -> None:
+    """Have the server end a transaction whose process stands still, with the locks it has."""
+    dbapi_connection.execute(f"SET idle_in_transaction_session_timeout TO {STANDSTILL_MS}")
+    dbapi_connection.commit()
 
 
 def _never_sleep(dbapi_connection: Any, _record: Any) -> None:
