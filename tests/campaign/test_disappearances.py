@@ -303,7 +303,7 @@ class Campaign:
         self.pull("db")
 
         def told() -> bool:
-            mails = self.world.smtp.received()
+            mails = [mail for mail in self.world.smtp.received() if mail.at > one.at]
             return sum(told_by(mail) == one.expected[:1] for mail in mails) == len(one.expected)
 
         wait_for(told, 120, "it is told that PostgreSQL is away", interval=0.2)

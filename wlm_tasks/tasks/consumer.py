@@ -8,6 +8,7 @@ what does not have the form of our tasks goes into the queue ``wlm.dead`` before
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from wlm_tasks.model.checks import show
 from wlm_tasks.model.steps import StepName, task_name
 
 _log = logging.getLogger(__name__)
+#: seconds between two looks whether the broker has let go of our old connection
+_HELD_S: Final = 1.0
 #: longest id of a task, in characters
 _ID_LIMIT: Final = 255
 #: what may follow in a message's chain
@@ -54,6 +57,12 @@ class Consumer(CeleryConsumer):
         # its old connection. Celery would end it; here it connects again until that is over.
         known: tuple[type[Exception], ...] = vars(self)["connection_errors"]
         self.connection_errors = (*known, ResourceLocked)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Say why the connection is given up; the next one follows at once, or soon."""
+        super().on_connection_error_after_connected(exc)
+        if isinstance(exc, ResourceLocked):
+            time.sleep(_HELD_S)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Return what is called with each message."""
