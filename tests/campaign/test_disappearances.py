@@ -118,7 +118,8 @@ class Campaign:
         """Wait until each is DOWN and its work elsewhere; then mend each."""
         for one, number, mend in struck:
             self.world.wait_for_state(number, WorkerState.DOWN)
-            self.moved(one)
+            if one.elsewhere_s is None:
+                self.moved(one)
             mend()
         for _one, number, _mend in struck:
             self.world.wait_for_up([number])
@@ -145,6 +146,7 @@ class Campaign:
         one = self.strike("kill -9 of worker and agent", a, *kinds)
         kill(agent)
         world.processes[f"w{a}"].kill_group()
+        self.moved(one)  # else the broker may give it to the one that is cut off next
         two = self.strike("cable pulled from a worker", b, *kinds)
         host = world.hosts[f"h{b}"]
         world.network.pull(host)
@@ -161,14 +163,15 @@ class Campaign:
         a, b = self.busy(2)
         kinds = (Kind.WORKER_DOWN, Kind.WORKER_BACK)
         world.smtp.stop()
-        one = self.strike("freeze of a worker, no mail server", a, *kinds)
-        world.freeze(f"w{a}")
         two = self.strike("same name from a new address, no mail server", b, *kinds)
         world.processes[f"w{b}"].kill_group()
+        self.moved(two)
+        one = self.strike("freeze of a worker, no mail server", a, *kinds)
+        world.freeze(f"w{a}")
         self.down_then(
             [
-                (one, a, partial(world.thaw, f"w{a}")),
                 (two, b, partial(world.start_worker, b, on="spare")),
+                (one, a, partial(world.thaw, f"w{a}")),
             ]
         )
         wait_for(lambda: not self.open_incidents(), 180, "both are back", interval=0.5)
@@ -303,7 +306,7 @@ class Campaign:
         self.pull("db")
 
         def told() -> bool:
-            mails = self.world.smtp.received()
+            mails = [mail for mail in self.world.smtp.received() if mail.at > one.at]
             return sum(told_by(mail) == one.expected[:1] for mail in mails) == len(one.expected)
 
         wait_for(told, 120, "it is told that PostgreSQL is away", interval=0.2)

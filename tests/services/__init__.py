@@ -1,7 +1,7 @@
 """Private services for tests: each with its own directory, ports and certain end.
 
 Nothing here talks to a service that it did not start, and nothing listens on anything but
-loopback.
+loopback or a network that is the run's own (`services.network`).
 """
 
 from __future__ import annotations

@@ -88,10 +88,11 @@ def test_a_transaction_that_stands_still_keeps_nobody_waiting(
 ) -> None:
     monkeypatch.setattr("wlm_tasks.state.database.STANDSTILL_MS", 200)
     frozen, other = Database(postgresql_url), Database(postgresql_url)
-    frozen.upgrade()
-    touch = text("UPDATE alembic_version SET version_num = version_num")
+    with other.write() as connection:
+        connection.execute(text("CREATE TABLE rows AS SELECT 1 AS number"))
+    touch = text("UPDATE rows SET number = number")
 
-    def stand_still() -> None:
+    def stands_still() -> None:
         with frozen.write() as connection:
             connection.execute(touch)
             with other.write() as waiting:  # for the lock
@@ -99,7 +100,7 @@ def test_a_transaction_that_stands_still_keeps_nobody_waiting(
             connection.execute(touch)
 
     with pytest.raises(ServiceError, match="idle-in-transaction"):
-        stand_still()
+        stands_still()
     with frozen.write() as connection:
         connection.execute(touch)
     for database in (frozen, other):

@@ -52,6 +52,8 @@ class Database:
             raise ConfigError(f"database_url: {error}") from error
         self._writer = self._engine(immediate=True)
         self._reader = self._engine(immediate=False)
+        if not self.is_sqlite:
+            event.listen(self._writer, "connect", _let_go)
         self._lazy = self._engine(immediate=self.is_sqlite)
         event.listen(self._lazy, "connect", _flush_later_sqlite if self.is_sqlite else _flush_later)
         # on PostgreSQL each statement of the usual way is a transaction

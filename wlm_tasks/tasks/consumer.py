@@ -8,10 +8,12 @@ what does not have the form of our tasks goes into the queue ``wlm.dead`` before
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from amqp.exceptions import ResourceLocked
+from celery import Celery
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from wlm_tasks.celery import WlmCelery
@@ -19,6 +21,8 @@ from wlm_tasks.model.checks import show
 from wlm_tasks.model.steps import StepName, task_name
 
 _log = logging.getLogger(__name__)
+#: seconds between two looks whether the broker has let go of our old connection
+_HELD_S: Final = 1.0
 #: longest id of a task, in characters
 _ID_LIMIT: Final = 255
 #: what may follow in a message's chain
@@ -44,16 +48,23 @@ class Consumer(CeleryConsumer):
     """What takes messages in a worker of ours, and sends heartbeats as often as is waited for."""
 
     def __init__(
-        self, on_task_request: Any, *, app: WlmCelery, worker_options: Any = None, **kwargs: Any
+        self, on_task_request: Any, *, app: Celery, worker_options: Any = None, **kwargs: Any
     ) -> None:
         options = dict(worker_options or {})
-        if options.get("heartbeat_interval") is None:
+        # an app of somebody else's may have our celeryconfig
+        if isinstance(app, WlmCelery) and options.get("heartbeat_interval") is None:
             options["heartbeat_interval"] = app.settings.watch.beat_s
         super().__init__(on_task_request, app=app, worker_options=options, **kwargs)
         # A worker that is back sooner than the broker missed it finds its own queue still held by
         # its old connection. Celery would end it; here it connects again until that is over.
         known: tuple[type[Exception], ...] = vars(self)["connection_errors"]
         self.connection_errors = (*known, ResourceLocked)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Say why the connection is given up; the next one follows at once, or soon."""
+        super().on_connection_error_after_connected(exc)
+        if isinstance(exc, ResourceLocked):
+            time.sleep(_HELD_S)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Return what is called with each message."""
