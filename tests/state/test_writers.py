@@ -21,7 +21,6 @@ PACKAGE = Path(wlm_tasks.__file__).parent
 WRITERS = {
     "state/advance.py",  # the one writer
     "state/boundaries.py",  # claims, in one statement
-    "state/disappearances.py",  # why a step was taken back
     "state/claims.py",  # leases and progress of what runs
     "state/intake.py",  # new rows, and cancel
     "state/upkeep.py",  # when it was sent

@@ -17,7 +17,7 @@ from wlm_tasks.state.database import Database
 from wlm_tasks.state.incidents import WORKER, add_notice, open_incident
 from wlm_tasks.state.roster import Present
 from wlm_tasks.state.schema import db_now, events, experiments, is_open, steps
-from wlm_tasks.state.upkeep import release_lost
+from wlm_tasks.state.upkeep import give_reason, release_lost
 
 #: The event of an experiment whose step was on a worker that disappeared.
 WORKER_EVENT: Final = "WORKER_DOWN"
@@ -215,16 +215,7 @@ def _became(row: Any) -> str:
 def _note(connection: Connection, in_hand: Sequence[_InHand], reason: str) -> None:
     """Let the experiments' logs and explanations say what happened."""
     for one in in_hand:
-        connection.execute(
-            update(steps)
-            .where(
-                steps.c.experiment_id == one.experiment_id,
-                steps.c.seq == one.seq,
-                steps.c.state.in_([StepState.READY.value, StepState.RUNNING.value]),
-                steps.c.reason.is_(None),
-            )
-            .values(reason=reason)
-        )
+        give_reason(connection, one.experiment_id, one.seq, reason)
     touched = dict.fromkeys(one.experiment_id for one in in_hand)
     if touched:
         # of their logs alone: it is no change of their state, so it does not go out

@@ -254,6 +254,20 @@ def release_lost(connection: Connection, row: Any, reason: str, poison_after: in
     return to
 
 
+def give_reason(connection: Connection, experiment_id: str, seq: int, reason: str) -> None:
+    """Say why a step is tried once more, unless that is said already."""
+    connection.execute(
+        update(steps)
+        .where(
+            steps.c.experiment_id == experiment_id,
+            steps.c.seq == seq,
+            steps.c.state.in_([StepState.READY.value, StepState.RUNNING.value]),
+            steps.c.reason.is_(None),
+        )
+        .values(reason=reason)
+    )
+
+
 def crash_reason(crashes: int) -> str:
     """The reason of a step that is given up because its workers die on it."""
     return f"its worker died {crashes} times while working on it"
