@@ -171,7 +171,12 @@ def test_announced_absences_and_stops_are_told_to_nobody(watched: Watched) -> No
     watched.look("w1@h", "w2@h")
     watched.look("w1@h", "w2@h")
     assert watched.told() == []
-    assert watched.states().keys() == {"w0@h", "w4@h", "w5@h"}
+    assert watched.states().keys() == {"w0@h", "w1@h", "w4@h", "w5@h"}
+    assert watched.states()["w1@h"] is WorkerState.SUSPECT
+    # when that is over it is missed as any other
+    roster.end_absence("w1@h")
+    watched.take_down("w1@h")
+    assert watched.kinds() == [NoticeKind.WORKER_DOWN]
 
 
 def test_a_drain_that_takes_too_long_is_told_once(watched: Watched) -> None:
@@ -203,3 +208,26 @@ def test_one_that_ends_by_itself_is_told(watched: Watched) -> None:
     watched.look()
     assert watched.kinds() == [NoticeKind.WORKER_LEFT]
     assert "w1@h" not in watched.states()
+
+
+def test_one_that_disappears_long_after_an_outage_is_told_by_itself(watched: Watched) -> None:
+    watched.add("w6@h", "w7@h")
+    first = ["w0@h", "w1@h", "w2@h", "w3@h"]
+    watched.take_down(*first)
+    watched.pass_s(1000.0)
+    watched.look(*first)
+    assert watched.kinds() == [NoticeKind.FLEET_DOWN]  # which tells of them
+    watched.take_down(*first, "w5@h")
+    assert watched.kinds() == [NoticeKind.FLEET_DOWN, NoticeKind.WORKER_DOWN]
+    assert watched.told()[1].subject == "w5@h"
+
+
+def test_an_incident_that_was_left_open_ends_when_its_worker_works(watched: Watched) -> None:
+    watched.take_down("w1@h")
+    # as after a kill between the two: up again, its incident open
+    watched.pass_s(SETTINGS.probation_s)
+    watched.world.store.roster.refresh("w1@h", "a1", load=0)
+    watched.world.sql("UPDATE workers SET state = 'UP'")
+    watched.look()
+    assert watched.world.store.incidents.now_open() == []
+    assert watched.kinds() == [NoticeKind.WORKER_DOWN, NoticeKind.WORKER_BACK]

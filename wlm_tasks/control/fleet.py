@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from wlm_tasks.config import WatchSettings
 from wlm_tasks.control.sights import Evidence, sights, traits_of
+from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.notices import NoticeKind
 from wlm_tasks.model.workers import (
     EXPECTED,
@@ -34,6 +35,8 @@ from wlm_tasks.state.store import Store
 _log = logging.getLogger(__name__)
 #: Seconds for which one that is down counts as part of what goes on now.
 _RECENT_S: Final = 600.0
+#: Seconds between the first and the last of those that go down together.
+_TOGETHER_S: Final = 60.0
 #: Workers that a notice of the whole fleet names.
 _NAMED: Final = 100
 
@@ -83,11 +86,11 @@ class Fleet:
         incidents = self._store.incidents.now_open()
         mass = self._mass(judged, incidents)
         for one in changed:
-            self._apply(one, told=not mass)
+            self._attempt(one, told=not mass)
         for one in judged:
             self._note(one)
         self._overdue(judged, incidents)
-        self._settle(judged, incidents, mass=mass)
+        self._settle(judged, incidents)
         return len(changed)
 
     def _judge(self, workers: Sequence[Present], evidence: Evidence) -> list[_Judged]:
@@ -115,9 +118,9 @@ class Fleet:
         """Whether so many are gone that it is one matter; opens and closes the incident of it."""
         expected = sum(one.standing.state in EXPECTED for one in judged)
         gone = [one.worker.name for one in judged if one.is_gone]
-        open_now = any(incident.kind == FLEET for incident in incidents)
+        outage = _outage(incidents)
         going = any(one.goes_down for one in judged)
-        if open_now:
+        if outage is not None:
             missing = [one.worker.name for one in judged if one.standing.state is WorkerState.DOWN]
             if not is_mass_outage(gone=len({*gone, *missing}), expected=expected):
                 detail = {"gone": missing[:_NAMED], "expected": expected}
@@ -125,7 +128,8 @@ class Fleet:
                     FLEET, "", NoticeKind.FLEET_BACK, detail, self._notifiers
                 )
                 return False
-            return True
+            # whoever disappears later is a matter of its own
+            return _now(judged) - outage.opened_at < _RECENT_S
         if not going or not is_mass_outage(gone=len(gone), expected=expected):
             return False
         reason = f"{len(gone)} of {expected} workers are gone at once"
@@ -133,6 +137,15 @@ class Fleet:
         _log.warning("%s", reason)
         self._store.incidents.open(FLEET, "", NoticeKind.FLEET_DOWN, detail, self._notifiers)
         return True
+
+    def _attempt(self, one: _Judged, *, told: bool) -> None:
+        """Carry out one change; what goes wrong with it keeps no other from being looked after."""
+        try:
+            self._apply(one, told=told)
+        except ServiceError:
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("%s: %s", one.worker.name, one.change)
 
     def _apply(self, one: _Judged, *, told: bool) -> None:
         assert one.change is not None  # noqa: S101 - for the type checker
@@ -170,10 +183,9 @@ class Fleet:
         for name in known - overdue.keys():
             self._store.incidents.close(DRAIN, name, None, {}, self._notifiers)
 
-    def _settle(
-        self, judged: Sequence[_Judged], incidents: Sequence[Incident], *, mass: bool
-    ) -> None:
+    def _settle(self, judged: Sequence[_Judged], incidents: Sequence[Incident]) -> None:
         """End incidents whose worker has a successor, or is expected no more; tell late ones."""
+        outage = _outage(incidents)
         latest: dict[str, _Judged] = {}
         for one in sorted(judged, key=lambda one: one.worker.registered_at):
             latest[one.worker.name] = one
@@ -183,23 +195,37 @@ class Fleet:
             newest = latest.get(incident.subject)
             if newest is None or newest.standing.state is WorkerState.LEFT:
                 self._store.incidents.close(WORKER, incident.subject, None, {}, self._notifiers)
-            elif self._succeeds(newest, incident):
+            elif self._works(newest):
                 self._back(newest)
-            elif self._stays_down(newest) and not incident.told and not mass:
+            elif self._stays_down(newest) and not incident.told and not _covers(outage, incident):
                 self._store.incidents.tell_late(
                     incident, NoticeKind.WORKER_DOWN, _detail(newest), self._notifiers
                 )
 
-    def _succeeds(self, one: _Judged, incident: Incident) -> bool:
-        """Whether a new incarnation has taken the place of one that disappeared, for good."""
-        newer = one.worker.registered_at > incident.opened_at
+    def _works(self, one: _Judged) -> bool:
+        """Whether a worker of this name is up, for long enough to believe it."""
         stays = one.worker.age_s >= self._rules.probation_s
-        return newer and stays and one.standing.state is WorkerState.UP
+        return stays and one.standing.state is WorkerState.UP and one.change is None
 
     @staticmethod
     def _stays_down(one: _Judged) -> bool:
         """Whether one that was told with others, or that flapped, is a matter of its own by now."""
         return one.standing.state is WorkerState.DOWN and one.standing.for_s >= _RECENT_S
+
+
+def _outage(incidents: Sequence[Incident]) -> Incident | None:
+    """The outage of the fleet that is under way, if there is one."""
+    return next((incident for incident in incidents if incident.kind == FLEET), None)
+
+
+def _covers(outage: Incident | None, incident: Incident) -> bool:
+    """Whether what was told of the fleet tells of this worker, too."""
+    return outage is not None and incident.opened_at < outage.opened_at + _TOGETHER_S
+
+
+def _now(judged: Sequence[_Judged]) -> float:
+    """The database's time."""
+    return max((one.worker.registered_at + one.worker.age_s for one in judged), default=0.0)
 
 
 @lru_cache(maxsize=1000)

@@ -89,8 +89,8 @@ class Away:
     def _tell(self, name: str, notice: Notice) -> None:
         try:
             self._notifiers[name].send(compose([notice], self._head))
-        except WlmError as error:
-            _log.warning("%s: not told that the database is away: %s", name, error.message)
+        except Exception as error:  # noqa: BLE001 - another's notifier may raise what it likes
+            _log.warning("%s: not told that the database is away: %s", name, error)
             self._left[name] = time.monotonic() + _QUIET_S
         else:
             del self._left[name]

@@ -44,7 +44,9 @@ def sights(worker: Present, evidence: Evidence) -> dict[Witness, Sight]:
         Witness.DATABASE: _database(worker, evidence),
         Witness.SERF: _serf(worker, evidence) if traits.get("serf") else None,
     }
-    if not traits.get("heartbeats", True) or _busy(traits, found):
+    if not traits.get("heartbeats", True):
+        found |= {Witness.CELERY: None, Witness.BROKER: None}  # nothing would tell that it is back
+    if _busy(traits, found):
         found[Witness.CELERY] = None
     return {witness: sight for witness, sight in found.items() if sight is not None}
 
@@ -97,9 +99,11 @@ def _broker(worker: Present, evidence: Evidence) -> Sight | None:
 def _database(worker: Present, evidence: Evidence) -> Sight | None:
     if worker.heard_s <= evidence.patience_s:
         return Sight(alive=True, for_s=worker.heard_s)
-    if evidence.now - evidence.database_since <= evidence.patience_s:
-        return None  # it may not have been able to write, either
-    return Sight(alive=False, for_s=worker.heard_s, words="no sign of life")
+    # while the database was away, or its clock was set, a worker may not have been able to write
+    missed_s = min(worker.heard_s, evidence.now - evidence.database_since)
+    if missed_s <= evidence.patience_s:
+        return None
+    return Sight(alive=False, for_s=missed_s, words="no sign of life")
 
 
 def _serf(worker: Present, evidence: Evidence) -> Sight | None:

@@ -92,21 +92,28 @@ class Watcher:
     def _run(self) -> None:
         pause_s = _CALM_S
         while not self._ending.wait(pause_s):
-            self._see_to_own_absence()
-            pause_s = _CALM_S
             try:
-                if self._may_decide():
-                    pause_s = _BUSY_S if self._look() else _CALM_S
-                self._away.database_answers()
-                self._away.hand_over(self._app.runtime.store)
-            except ServiceError as error:
-                self._database_since = time.monotonic()
-                self._away.database_fails(error.message)
-                self._warn(error.message)
-            except WlmError as error:
-                self._warn(error.message)
+                pause_s = self._round()
             except Exception:  # noqa: BLE001 - without this thread nobody is told of anything
                 _log.exception("watch broke")
+
+    def _round(self) -> float:
+        """Look once, if it is this process's turn; returns the seconds until the next time."""
+        self._see_to_own_absence()
+        pause_s = _CALM_S
+        try:
+            if self._may_decide() and self._look():
+                pause_s = _BUSY_S
+            self._away.database_answers()
+            self._away.hand_over(self._app.runtime.store)
+        except ServiceError as error:
+            self._database_since = time.monotonic()
+            self._away.database_fails(error.message)
+            self._warn(error.message)
+        except WlmError as error:
+            self._warn(error.message)
+        self._last_look = time.monotonic()  # a look that took long is no absence
+        return pause_s
 
     def _see_to_own_absence(self) -> None:
         """Trust nothing that was not heard because this process itself stood still."""

@@ -165,7 +165,7 @@ class _Case:
             return Change(state=WorkerState.UP)
         if change := self._gone_for_good():
             return change
-        if self.worker.planned:
+        if self.worker.planned or self.worker.for_s < self.rules.grace_s:
             return None
         if self.useless or (self.dead and self.waited):
             return Change(state=WorkerState.DOWN, outcome=Outcome.DISAPPEARED, reason=self.words)
@@ -173,9 +173,11 @@ class _Case:
 
     def _gone_for_good(self) -> Change | None:
         """An end that nobody need be alarmed by."""
-        if self.dead and self.worker.planned:
-            return Change(state=WorkerState.LEFT, reason=f"as announced: {self.words}")
-        if self.dead and any(sight.goodbye for sight in self.sights.values()):
+        if (
+            self.dead
+            and not self.worker.planned
+            and any(sight.goodbye for sight in self.sights.values())
+        ):
             return Change(
                 state=WorkerState.LEFT, outcome=Outcome.LEFT_UNASKED, reason="it took its leave"
             )
@@ -242,14 +244,14 @@ class _Case:
 
     @property
     def waited(self) -> bool:
-        """Whether it was waited for: as a suspect, and after those that count began to miss it.
+        """Whether those that count have missed it for long enough.
 
-        It may have been a suspect for long because of Serf alone.
+        It may have been a suspect for longer, because of Serf alone.
         """
         strong = (self.sights.get(Witness.CELERY), self.sights.get(Witness.DATABASE))
         silent_s = min((sight.for_s for sight in strong if sight and not sight.alive), default=0.0)
         enough_s = self.rules.patience_s + self.rules.grace_s / 2
-        return self.worker.for_s >= self.rules.grace_s and silent_s >= enough_s
+        return silent_s >= enough_s
 
     @property
     def lives(self) -> bool:

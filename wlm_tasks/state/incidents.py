@@ -228,9 +228,9 @@ def add_notice(connection: Connection, notice: Notice, notifiers: Sequence[str])
     ).scalar_one_or_none()
     if id_ is None:
         return False
-    rows = [{"notice_id": id_, "notifier": name, "due_at": notice.at} for name in notifiers]
-    if rows:
-        connection.execute(deliveries.insert(), rows)
+    rows = [{"notice_id": id_, "notifier": name} for name in notifiers]
+    if rows:  # due by the database's clock, whoever's the notice is
+        connection.execute(deliveries.insert().values(due_at=db_now()), rows)
     return True
 
 

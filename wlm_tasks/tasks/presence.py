@@ -36,6 +36,7 @@ _STOPPING_S: Final = 2.0
 _GOODBYE_S: Final = 8.0
 #: Seconds of them that its agent gets to tell the others.
 _LEAVE_S: Final = 4.0
+_AGAIN_S: Final = 0.5
 #: Seconds between two warnings about a database that is away.
 _QUIET_S: Final = 60.0
 
@@ -96,7 +97,9 @@ class Presence:
                 self._wake.clear()
                 self._wake.wait(max(0.0, begun + self._beat_s * 0.8 - time.monotonic()))
             self._wake.clear()
-        self._attempt(self._goodbye)
+        last = time.monotonic() + _GOODBYE_S - _LEAVE_S
+        while not self._attempt(self._goodbye) and time.monotonic() < last:
+            time.sleep(_AGAIN_S)
         if self._agent is not None:
             self._agent.leave(_LEAVE_S)
 
@@ -110,23 +113,29 @@ class Presence:
     def _urgent(self) -> bool:
         return self._ending.is_set() or (self._stopping.is_set() and not self._told.is_set())
 
-    def _attempt(self, write: Callable[[Store], None]) -> None:
-        sqlite = self._store.database.is_sqlite
+    def _attempt(self, write: Callable[[Store], None]) -> bool:
+        """Write something; False if that did not work."""
         try:
-            if not sqlite:
-                write(self._store)
-                return
-            with _forking:
-                try:
-                    write(self._store)
-                finally:
-                    self._store.database.close()
+            self._write(write)
         except WlmError as error:
             if time.monotonic() - self._warned >= _QUIET_S:
                 self._warned = time.monotonic()
                 _log.warning("roster: %s", error.message)
+            return False
         except Exception:  # noqa: BLE001 - without this thread the worker would be taken for dead
             _log.exception("roster: signs of life broke")
+            return False
+        return True
+
+    def _write(self, write: Callable[[Store], None]) -> None:
+        if not self._store.database.is_sqlite:
+            write(self._store)
+            return
+        with _forking:
+            try:
+                write(self._store)
+            finally:
+                self._store.database.close()
 
     def _sign(self, store: Store) -> None:
         worker, roster = self.worker, store.roster

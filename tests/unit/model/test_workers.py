@@ -130,7 +130,8 @@ def state_after(standing: Standing, said: Sights) -> WorkerState:
         (Standing(state=DRAINING, draining=True), ALIVE, None, None),
         (Standing(state=DRAINING, draining=True), DEAD, LEFT, Outcome.QUIET),
         (Standing(state=DRAINING), ALIVE, UP, Outcome.QUIET),
-        (Standing(state=SUSPECT, for_s=99.0, planned=True), DEAD, LEFT, Outcome.QUIET),
+        # one whose absence was announced is waited for until that is over
+        (Standing(state=SUSPECT, for_s=9999.0, planned=True), DEAD, None, None),
         (Standing(gone=True), ALIVE, LEFT, Outcome.LEFT_UNASKED),
         (Standing(gone=True, draining=True), ALIVE, LEFT, Outcome.QUIET),
         (Standing(gone=True, planned=True), ALIVE, LEFT, Outcome.QUIET),
