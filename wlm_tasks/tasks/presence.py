@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from amqp.exceptions import AMQPError
@@ -61,7 +62,9 @@ class Presence:
         self._drained = False
         self._warned = -_QUIET_S
         self._stopping, self._ending = threading.Event(), threading.Event()
-        self._told, self._wake = threading.Event(), threading.Event()
+        self._told = threading.Event()
+        # a signal handler may put something in while its own thread is just doing so
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> None:
@@ -72,18 +75,18 @@ class Presence:
 
     def beat(self) -> None:
         """The main loop is alive: it has just sent a heartbeat."""
-        self._wake.set()
+        self._wake.put(None)
 
     def stopping(self) -> None:
         """Say that this worker finishes what it has; returns once that is written, or soon."""
         self._stopping.set()
-        self._wake.set()
+        self._wake.put(None)
         self._told.wait(_STOPPING_S)
 
     def end(self) -> None:
         """Say that this worker ends; returns once that is written, or soon."""
         self._ending.set()
-        self._wake.set()
+        self._wake.put(None)
         self._thread.join(_GOODBYE_S)
 
     def _run(self) -> None:
@@ -91,12 +94,7 @@ class Presence:
             begun = time.monotonic()
             self._attempt(self._sign)
             self._gossip()
-            # a beat of the main loop, or this thread's own while that is busy; never more often
-            self._wake.wait(self._beat_s * 1.2)
-            while not self._urgent and time.monotonic() < begun + self._beat_s * 0.8:
-                self._wake.clear()
-                self._wake.wait(max(0.0, begun + self._beat_s * 0.8 - time.monotonic()))
-            self._wake.clear()
+            self._pause(begun)
         last = time.monotonic() + _GOODBYE_S - _LEAVE_S
         while not self._attempt(self._goodbye) and time.monotonic() < last:
             time.sleep(_AGAIN_S)
@@ -108,6 +106,21 @@ class Presence:
         if self._agent is not None:
             drains = self._stopping.is_set() or self._drained
             self._agent.set_tags(_gossiped(self.worker, load=self._load, drains=drains))
+
+    def _pause(self, begun: float) -> None:
+        """Wait for a beat of the main loop, or this thread's own while that is busy."""
+        if self._urgent:  # the database did not take it
+            self._ending.wait(_AGAIN_S)
+            return
+        soonest, latest = begun + self._beat_s * 0.8, begun + self._beat_s * 1.2
+        while not self._urgent:
+            try:
+                self._wake.get(timeout=max(0.0, latest - time.monotonic()))
+            except Empty:
+                return
+            if time.monotonic() >= soonest:
+                return
+            latest = soonest  # it has come early
 
     @property
     def _urgent(self) -> bool:
