@@ -147,7 +147,7 @@ class _FtpFile:
         data = bytearray()
         until = time.monotonic() + _PATIENCE_S
         while self._client.streams and len(data) < length and time.monotonic() < until:
-            piece = self._client.receive(min(_PIECE, length - len(data)))
+            piece = self._receive(min(_PIECE, length - len(data)))
             data += piece
             self._at += len(piece)
         if not data and self._at < self._size:
@@ -155,6 +155,17 @@ class _FtpFile:
                 f"{self.place}: the stream ended after {self._at} of {self._size} bytes"
             )
         return bytes(data)
+
+    def _receive(self, length: int) -> bytes:
+        try:
+            return self._client.receive(length)
+        except StorageUnavailableError as error:
+            # a server breaks off a file that becomes shorter while it is sent
+            if self._client.broke_off and self._client.size(self._path) != self._size:
+                raise StorageUnavailableError(
+                    f"{self.place}: was changed while it was read"
+                ) from error
+            raise
 
     def digest(self, length: int) -> None:
         """Tell nothing: no command for it is common."""

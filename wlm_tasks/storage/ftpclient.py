@@ -51,6 +51,7 @@ class FtpClient:
         self._ftp: ftplib.FTP | None = None
         self._data: socket.socket | None = None
         self._secrets: tuple[str, ...] = ()
+        self.broke_off = False  #: whether the server ended a stream by itself, and said why
 
     def call(self, ask: Callable[[ftplib.FTP], T], what: str = "") -> T:
         """Return what `ask` returns; a stream that is under way is given up."""
@@ -164,7 +165,11 @@ class FtpClient:
                         data.unwrap()
             finally:
                 data.close()
-            self._connected().voidresp()
+            try:
+                self._connected().voidresp()
+            except ftplib.error_temp:
+                self.broke_off = True
+                raise
 
     def drop(self) -> None:
         """Close everything at once; the next command connects anew."""

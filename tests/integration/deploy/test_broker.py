@@ -8,6 +8,7 @@ from integration.deploy.broker import DEPLOY, USERS, DeployedBroker
 from kombu import Connection
 
 import celeryconfig
+from services.processes import wait_for
 from wlm_tasks.control.queues import DEAD, DEAD_QUEUE, EVENTS
 from wlm_tasks.model.steps import ALL_QUEUES
 
@@ -30,11 +31,10 @@ def test_celery_finds_the_queues_as_it_would_declare_them(broker: DeployedBroker
     with broker.connect("wlm-control") as connection:
         for entity in (EVENTS, DEAD, DEAD_QUEUE):
             entity(connection.default_channel).declare()
-    asked = ("list_queues", "-p", "wlm", "name", "auto_delete", "--no-table-headers")
-    listed = [line.split() for line in broker.server.ctl(*asked).splitlines()]
-    # those of workers and listeners that have just ended go away by themselves
-    lasting = [name for name, deleted in listed if deleted == "false"]
-    assert sorted(lasting) == sorted([*ALL_QUEUES, "wlm.dead"])
+    asked = ("list_queues", "-p", "wlm", "name", "--no-table-headers")
+    expected = sorted([*ALL_QUEUES, "wlm.dead"])
+    # those of workers that have just ended go away by themselves
+    wait_for(lambda: sorted(broker.server.ctl(*asked).split()) == expected, 70, "our queues")
 
 
 def test_an_import_takes_passwords_away_and_setup_gives_them_back(broker: DeployedBroker) -> None:
