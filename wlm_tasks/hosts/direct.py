@@ -13,6 +13,7 @@ import secrets
 import shlex
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def check_login(by: SshShell, to: Address) -> None:
         raise NoDirectWayError(error.message)
 
 
-class _Direct:
+class _Direct(ABC):
     """What the ways have in common; `by` are the files of the host that the worker talks with."""
 
     def __init__(
@@ -194,8 +195,8 @@ class _Direct:
         with closed(self._part(size)) as part:
             yield part
 
-    def _part(self, size: int) -> HostPart:
-        raise NotImplementedError
+    @abstractmethod
+    def _part(self, size: int) -> HostPart: ...
 
     def _receive(self, size: int, before: str = "") -> Letter:
         place = self.target.place
