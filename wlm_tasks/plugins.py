@@ -77,13 +77,18 @@ def known(group: str) -> list[str]:
 def _any_storage(scheme: str) -> Any:
     """Return the backend for a scheme of fsspec's, None for one of ours and for others."""
     ours = _found(STORAGE)
-    if not ours or scheme in ours or find_spec("fsspec") is None:
+    if not ours or scheme in ours or not _has_fsspec():
         return None
     return import_module(_ANY_STORAGE).storage_of(scheme)
 
 
+@cache
+def _has_fsspec() -> bool:
+    return find_spec("fsspec") is not None
+
+
 def _more_storages() -> str:
-    if find_spec("fsspec") is None:
+    if not _has_fsspec():
         return "; for others: pip install 'wlm_tasks[fsspec]'"
     return ", or a remote one of fsspec"
 

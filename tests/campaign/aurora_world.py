@@ -31,7 +31,7 @@ from wlm_tasks.handles import ExperimentHandle
 from wlm_tasks.model.experiment import Experiment, Resources, Retry, Stop
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord
 from wlm_tasks.model.steps import STEP_QUEUES, StepName
-from wlm_tasks.state.claims import Holder
+from wlm_tasks.state.holders import Holder
 from wlm_tasks.state.jobs import Jobs
 from wlm_tasks.tasks.engine import Engine
 from wlm_tasks.tasks.shown import Shown
@@ -227,7 +227,8 @@ class AuroraWorld:
             lease_s=60,
             redelivered=again,
         )
-        Engine(app.runtime, Shown(app, enabled=False)).work(experiment_id, StepName.SETUP, holder)
+        engine = Engine(app.runtime, Shown(app, enabled=False), lambda _steps: None)
+        engine.work(experiment_id, StepName.SETUP, holder)
 
     def finish(
         self,

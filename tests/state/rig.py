@@ -32,7 +32,7 @@ class Rig:
         settings = app.settings.sites["alpha"]
         backend = FakeBackend(name="alpha", scratch=settings.directory, options={"site": self.fake})
         app.runtime._sites["alpha"] = Site(settings, backend)
-        self.engine = Engine(app.runtime, Shown(app, enabled=False))
+        self.engine = Engine(app.runtime, Shown(app, enabled=False), sent.chains.extend)
         self.duties = Duties(app)
 
     def site(self) -> SiteRow:
@@ -53,13 +53,17 @@ class Rig:
         self.fake.workdirs.add(self.app.runtime.site("alpha").workdir(experiment_id))
 
     def work(self) -> int:
-        """Control dispatches, and the worker takes each message once; returns how many."""
+        """Control dispatches, and the worker takes each message once; returns how many.
+
+        What the worker hands on comes back to it at the end, and is not counted.
+        """
         self.duties.dispatch()
-        messages, self.sent.chains = self.sent.chains, []
+        messages = self.sent.take_chains()
+        sent = len(messages)
         for number, step in enumerate(messages):
-            mine = holder(f"m{number}")
-            self.engine.work(step.experiment_id, step.segment[0], mine)
-        return len(messages)
+            self.engine.work(step.experiment_id, step.segment[0], holder(f"m{number}"))
+            messages += self.sent.take_chains()
+        return sent
 
     def poll(self) -> str | None:
         """A poll, whenever the last one was."""

@@ -14,3 +14,9 @@ class Sent:
         self.chains: list[NextStep] = []
         self.system: list[tuple[str, list[object]]] = []
         self.on_system: Callable[[str], None] = lambda _task: None  #: called by each of them
+
+    def take_chains(self) -> list[NextStep]:
+        """The chains so far; they are gone then."""
+        taken = list(self.chains)
+        self.chains.clear()
+        return taken

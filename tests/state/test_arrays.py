@@ -19,7 +19,8 @@ from wlm_tasks.errors import (
 )
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.arrays import Company, Member
-from wlm_tasks.state.claims import Claim, Leave
+from wlm_tasks.state.claims import Leave
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import Held
 from wlm_tasks.state.politeness import NO_LIMIT, SiteLimits
 from wlm_tasks.tasks import patience, submitting

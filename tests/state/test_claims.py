@@ -18,7 +18,8 @@ from state.world import (
 
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, StepState
-from wlm_tasks.state.claims import Claim, GoOn, Leave
+from wlm_tasks.state.claims import GoOn, Leave
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import Intent
 
 

@@ -6,7 +6,8 @@ import pytest
 from state.world import MONITOR, SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, holder
 
 from wlm_tasks.model.states import ExperimentState, StepState
-from wlm_tasks.state.claims import Claim, GoOn, Leave
+from wlm_tasks.state.claims import GoOn, Leave
+from wlm_tasks.state.holders import Claim
 
 
 def test_finish_makes_the_next_step_ready_and_counts_it_as_sent(world: World) -> None:

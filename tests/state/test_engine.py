@@ -18,7 +18,7 @@ from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.states import ExperimentState
 from wlm_tasks.model.steps import STEP_QUEUES
-from wlm_tasks.state.claims import Claim, Holder
+from wlm_tasks.state.holders import Claim, Holder
 from wlm_tasks.state.store import Store
 from wlm_tasks.tasks.engine import Engine, HandOn
 from wlm_tasks.tasks.heartbeat import Heartbeat
@@ -86,7 +86,7 @@ def test_lost_connections_are_no_death_of_the_worker(
     monkeypatch.setattr(backend, "prepare", cut_and_prepare)
     monkeypatch.setattr(backend, "submit", cut_and_submit)
     stored = store.intake.add(new(IDLE), sent=True)
-    engine = Engine(app.runtime, Shown(app, enabled=False))
+    engine = Engine(app.runtime, Shown(app, enabled=False), lambda _steps: None)
     got = engine.work(stored, SETUP, _mine())
     engine.close()
     assert got == HandOn(None, own=True)
@@ -104,7 +104,7 @@ def test_a_broker_away_does_not_keep_a_carried_step_from_its_work(
 
     monkeypatch.setattr(app, "events", Away())
     stored = app.runtime.store.intake.add(new(IDLE), sent=True)
-    engine = Engine(app.runtime, Shown(app, enabled=True))
+    engine = Engine(app.runtime, Shown(app, enabled=True), lambda _steps: None)
     engine.work(stored, SETUP, _mine())
     engine.close()
     assert app.runtime.store.views.experiment(stored).state == "DONE"

@@ -11,7 +11,7 @@ from state.world import MONITOR, STAGE_IN, STAGE_OUT, SUBMIT, World, caps, holde
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state.advance import NextStep
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import FirstJob, Held, Intent
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport

@@ -26,7 +26,7 @@ from state.world import SETUP, STAGE_IN, STAGE_OUT, SUBMIT, World, caps, holder
 from wlm_tasks.errors import FencedError, IllegalTransitionError, NotFoundError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import STEP_QUEUES, StepName
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import Intent
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.schema import metadata

@@ -8,7 +8,7 @@ import pytest
 from state.world import SUBMIT, World, caps, in_threads
 
 from wlm_tasks.model.states import JobRecord, StepState
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import Held, Intent
 from wlm_tasks.state.politeness import SiteLimits
 

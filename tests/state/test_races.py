@@ -10,7 +10,8 @@ from state.world import MONITOR, SETUP, STAGE_IN, SUBMIT, World, holder, in_thre
 
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
-from wlm_tasks.state.claims import Claim, GoOn, Leave
+from wlm_tasks.state.claims import GoOn, Leave
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import Held, Intent
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.reports import JobReport

@@ -45,7 +45,7 @@ def test_a_pause_between_intent_and_submit_keeps_the_token(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = rig.add()
-    then(monkeypatch, rig.engine._claims, "finish", rig.pause)
+    then(monkeypatch, rig.engine._claims, "finish_all", rig.pause)
     rig.work()
     assert rig.world.job_states(one) == ["INTENT"]
     assert rig.world.step(one, SUBMIT).state is StepState.HELD

@@ -11,7 +11,7 @@ from services.postgresql import PrivatePostgreSQL
 from wlm_tasks.errors import AmbiguousIdError, NotFoundError
 from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.state import transfers
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intake import NewSweep
 from wlm_tasks.state.politeness import SiteLimits
 from wlm_tasks.state.store import Store

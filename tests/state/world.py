@@ -13,7 +13,7 @@ from wlm_tasks.model.states import ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import STEP_QUEUES, StepName
 from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.advance import NextStep
-from wlm_tasks.state.claims import Claim, Holder
+from wlm_tasks.state.holders import Claim, Holder
 from wlm_tasks.state.intake import NewExperiment, NewSweep, new_id
 from wlm_tasks.state.intents import Intent
 from wlm_tasks.state.politeness import SiteLimits

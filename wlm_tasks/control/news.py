@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from wlm_tasks.celery import WlmCelery
@@ -28,10 +29,11 @@ def tell(app: WlmCelery, events: Sequence[OutboxEvent], notifiers: Sequence[str]
             kind=kind,
             subject=event.experiment_id,
             at=event.at,
-            detail=_detail(app, event),
+            detail={"state": event.state, "reason": event.detail.get("reason")},
         )
-        if notice.is_wanted(chosen):
-            app.runtime.store.incidents.tell(notice, notifiers)
+        if notice.is_wanted(chosen):  # most are not, and need not be looked up
+            detailed = replace(notice, detail=_detail(app, event, notice.detail))
+            app.runtime.store.incidents.tell(detailed, notifiers)
 
 
 def _kind(event: OutboxEvent) -> NoticeKind | None:
@@ -42,8 +44,7 @@ def _kind(event: OutboxEvent) -> NoticeKind | None:
     return NoticeKind.EXPERIMENT_PAUSED if event.state == ExperimentState.PAUSED else None
 
 
-def _detail(app: WlmCelery, event: OutboxEvent) -> dict[str, Any]:
-    detail = {"state": event.state, "reason": event.detail.get("reason")}
+def _detail(app: WlmCelery, event: OutboxEvent, detail: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         view = app.runtime.store.views.experiment(event.experiment_id or "")
     except NotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.script import payload_script
@@ -36,17 +37,24 @@ def plan(experiment: Experiment, prologue: str | None = None) -> Plan:
 
     `prologue` is its site's, for the script.
     """
-    names = [StepName.SETUP]
-    if experiment.inputs:
-        names.append(StepName.STAGE_IN)
-    names += [StepName.SUBMIT, StepName.MONITOR]
-    if experiment.outputs:
-        names.append(StepName.STAGE_OUT)
+    names = step_names(inputs=bool(experiment.inputs), outputs=bool(experiment.outputs))
     return Plan(
         experiment=experiment,
         steps=tuple(PlannedStep(seq, name) for seq, name in enumerate(names)),
         prologue=prologue,
     )
+
+
+@cache
+def step_names(*, inputs: bool, outputs: bool) -> tuple[StepName, ...]:
+    """The steps of an experiment that has inputs, outputs, both or neither."""
+    names = [StepName.SETUP]
+    if inputs:
+        names.append(StepName.STAGE_IN)
+    names += [StepName.SUBMIT, StepName.MONITOR]
+    if outputs:
+        names.append(StepName.STAGE_OUT)
+    return tuple(names)
 
 
 def following(names: Sequence[StepName], name: StepName) -> tuple[StepName, ...]:

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, select, update
 
 from wlm_tasks.model.arrays import InArray, array_name
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.state.claims import Claim, Holder, try_claim
+from wlm_tasks.state.claims import try_claim
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.holders import Claim, Holder
 from wlm_tasks.state.intents import Held, Intent
 from wlm_tasks.state.jobs import intend
 from wlm_tasks.state.politeness import HAS_JOB, SUBMIT_QUEUE, SiteLimits

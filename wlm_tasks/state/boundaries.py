@@ -18,10 +18,12 @@ from sqlalchemy import (
     Update,
     bindparam,
     exists,
+    false,
     func,
     insert,
     literal_column,
     null,
+    or_,
     select,
     update,
 )
@@ -29,7 +31,7 @@ from sqlalchemy import (
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import PlannedStep
 from wlm_tasks.state.advance import END_EXPERIMENT, RETURNED, SET_EXPERIMENT, move_statement
-from wlm_tasks.state.schema import IS_READY, RIVAL_READY, db_now, experiments, jobs, steps
+from wlm_tasks.state.schema import RIVAL_READY, db_now, experiments, jobs, steps
 from wlm_tasks.state.swift import Boundary, Event, Move
 
 Queues = list[BindParameter[Any]]
@@ -46,6 +48,19 @@ _SPEC = (
     .correlate(steps)
     .scalar_subquery()
     .label("spec")
+)
+#: Of a step that is found by its key. Said as elsewhere, the index of ready steps would offer
+#: itself: PostgreSQL takes it for short and reads it to its end.
+_READY_ITSELF: Final[ColumnElement[bool]] = literal_column("steps.state || '' = 'READY'")
+_touched = steps.alias("touched")
+_UNTOUCHED: Final = (
+    select(_touched.c.seq)
+    .where(
+        _touched.c.experiment_id == bindparam("b_experiment"),
+        _touched.c.name == bindparam("b_name"),
+    )
+    .with_for_update(skip_locked=True)
+    .scalar_subquery()
 )
 _CLAIM_VALUES: Final[dict[str, Any]] = {
     "state": StepState.RUNNING.value,
@@ -67,7 +82,7 @@ def claiming(*conditions: ColumnElement[bool]) -> Update:
         .where(
             steps.c.experiment_id == bindparam("b_experiment"),
             steps.c.name == bindparam("b_name"),
-            IS_READY,
+            _READY_ITSELF,
             *conditions,
         )
         .values(_CLAIM_VALUES)
@@ -93,11 +108,19 @@ def carrying_on(queues: Queues, *conditions: ColumnElement[bool]) -> Update:
 
 
 def outranked(queues: Queues) -> ColumnElement[bool]:
-    """True while a more urgent step is ready in one of the queues."""
+    """True while a more urgent step is ready in one of the queues.
+
+    Each queue's most urgent one is asked for, which is one look at the index of ready steps. Asked
+    whether there is any such step PostgreSQL would sooner read the whole table.
+    """
     rivals = steps.alias("rivals")
-    return exists().where(
-        RIVAL_READY, rivals.c.queue.in_(queues), rivals.c.priority > steps.c.priority
-    )
+    urgent = [
+        select(func.coalesce(func.max(rivals.c.priority), -1))
+        .where(RIVAL_READY, rivals.c.queue == queue)
+        .scalar_subquery()
+        for queue in queues
+    ]
+    return or_(false(), *(steps.c.priority < most for most in urgent))
 
 
 def queue_parameters(count: int) -> list[BindParameter[Any]]:
@@ -106,14 +129,19 @@ def queue_parameters(count: int) -> list[BindParameter[Any]]:
 
 
 @cache
-def claim_boundary(state: ExperimentState, queues: int) -> Boundary:
-    """Claim a ready step unless a more urgent one is; its experiment gets this state."""
-    served = queue_parameters(queues)
+def claim_boundary(state: ExperimentState, queues: int, *, at_hand: bool = False) -> Boundary:
+    """Claim a ready step unless a more urgent one is; its experiment gets this state.
+
+    With `at_hand` a step that somebody else is just changing is left alone, not waited for.
+    """
+    conditions = [~outranked(queue_parameters(queues))]
+    if at_hand:
+        conditions.append(steps.c.seq == _UNTOUCHED)
     return Boundary(
         (
             Move(
                 name="claimed",
-                make=partial(claiming, ~outranked(served)),
+                make=partial(claiming, *conditions),
                 events=(Event(state="RUNNING", worker="b_worker"),),
             ),
             _experiment(state, after="claimed"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Update, bindparam, select, update
 
@@ -22,60 +21,9 @@ from wlm_tasks.state.boundaries import (
     queue_parameters,
 )
 from wlm_tasks.state.database import Database
-from wlm_tasks.state.intents import FirstJob, Intent, first_intent, parameters
+from wlm_tasks.state.holders import Claim, Holder, claim_of
+from wlm_tasks.state.intents import FirstJob, first_intent, parameters
 from wlm_tasks.state.schema import IS_READY, db_now, is_open, steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """Who claims, by which message, and what else it could do."""
-
-    worker: str  #: node name of the worker
-    message_id: str  #: id of the Celery message in hand
-    queues: tuple[str, ...]  #: queues this worker serves
-    lease_s: float
-    redelivered: bool = False
-
-    @cached_property
-    def parameters(self) -> dict[str, Any]:
-        """As parameters of statements."""
-        return {
-            "b_worker": self.worker,
-            "b_message": self.message_id,
-            "b_lease": self.lease_s,
-            **{f"b_queue_{number}": queue for number, queue in enumerate(self.queues)},
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """The right to work on one step, until the epoch moves on."""
-
-    experiment_id: str
-    seq: int
-    name: StepName
-    epoch: int
-    since: float  #: when it was claimed, by the database's clock
-    priority: int
-    attempt: int  #: how often the step was claimed, this time included
-    tries: int  #: transient errors so far
-    crashes: int  #: earlier holders that went away without a word
-    last: bool
-    #: the experiment as JSON; empty if the holder of the claim knows it already
-    spec: str = field(default="", compare=False, repr=False)
-    #: what was committed with the claim; None if it is still to be written down
-    intent: Intent | None = field(default=None, compare=False)
-    #: set when another holder has taken over; checked by long work
-    lost: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """As parameters of statements."""
-        return {
-            "b_experiment": self.experiment_id,
-            "b_seq": self.seq,
-            "b_epoch": self.epoch,
-        }
 
 
 @dataclass(frozen=True)
@@ -122,6 +70,48 @@ RENEW: Final = (
     )
     .values(lease_until=db_now() + bindparam("b_lease"))
 )
+
+
+class Kind(NamedTuple):
+    """What the transaction of an ending depends on."""
+
+    last: bool
+    queues: int | None
+    intent: bool
+    sent: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """A step that is done, and how its experiment goes on.
+
+    With `carry_on` the next step is claimed for that holder in the same transaction, if it
+    serves the step's queue and nothing more urgent is ready there. If that step is to submit
+    `job`, the same transaction holds the intent, too. Unless it is `sent` by the caller, a step
+    that nobody has claimed is sent by control.
+    """
+
+    claim: Claim
+    carry_on: Holder | None
+    job: FirstJob | None = None
+    sent: bool = True
+
+    @property
+    def kind(self) -> Kind:
+        """Endings of one kind can be recorded together."""
+        queues = None if self.carry_on is None or self.claim.last else len(self.carry_on.queues)
+        intent = self.job is not None and queues is not None
+        return Kind(self.claim.last, queues, intent, self.sent)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As parameters of statements."""
+        values: dict[str, Any] = {**self.claim.key, "b_next": self.claim.seq + 1}
+        if self.carry_on is not None:
+            values |= self.carry_on.parameters
+            if self.job is not None:
+                values |= parameters(self.claim.experiment_id, self.job)
+        return values
 
 
 class Claims:
@@ -209,36 +199,27 @@ class Claims:
         job: FirstJob | None = None,
         sent: bool = True,
     ) -> Claim | None:
-        """Record the step as done and make the next one ready, in one transaction.
+        """Record one step as done, as `finish_all` does; raises `FencedError` if it cannot be."""
+        ending = Ending(claim=claim, carry_on=carry_on, job=job, sent=sent)
+        [following] = self.finish_all([ending])
+        if isinstance(following, FencedError):
+            raise following
+        return following
 
-        With `carry_on` the next step is claimed for that holder in the same transaction, if it
-        serves the step's queue and nothing more urgent is ready there; then its claim comes
-        back. If that step is to submit `job`, the same transaction holds the intent, too. Unless
-        it is `sent` by the caller, a step that nobody has claimed is sent by control. Raises
-        `FencedError` if the claim is no longer held.
+    def finish_all(self, endings: Sequence[Ending]) -> list[Claim | FencedError | None]:
+        """Record steps as done and make the next ones ready, all of one kind in one transaction.
+
+        Returns for each the claim on the next step if it is carried on with, and a `FencedError`
+        if its own is no longer held.
         """
-        values: dict[str, Any] = {**claim.key, "b_next": claim.seq + 1}
-        queues = None
-        if carry_on is not None:
-            queues = len(carry_on.queues)
-            values |= carry_on.parameters
-            if job is not None:
-                values |= parameters(claim.experiment_id, job)
-        boundary = finish_boundary(
-            last=claim.last,
-            queues=queues,
-            intent=job is not None and queues is not None,
-            sent=sent,
+        if len({ending.kind for ending in endings}) > 1:
+            raise ValueError("endings of different kinds: each kind has a transaction of its own")
+        ordered = sorted(endings, key=lambda ending: ending.claim.experiment_id)  # one lock order
+        made = self._database.swift.run_all(
+            finish_boundary(**endings[0].kind._asdict()), [ending.parameters for ending in ordered]
         )
-        made = self._database.swift.run(boundary, values)
-        if not made:
-            raise FencedError(f"{claim.experiment_id}: the claim on step {claim.seq} is lost")
-        if "carried" not in made:
-            return None
-        intent = None
-        if job is not None and "intent" in made:
-            intent = first_intent(claim.experiment_id, job)
-        return claim_of(made["carried"], intent=intent)
+        found = {id(one): _following(one, rows) for one, rows in zip(ordered, made, strict=True)}
+        return [found[id(ending)] for ending in endings]
 
     def give_back(self, claim: Claim, progress: str | None = None) -> None:
         """End a slice: the step is ready again and its message is about to be sent again."""
@@ -273,7 +254,7 @@ class Claims:
     def renew(self, claims: Sequence[Claim], lease_s: float) -> None:
         """Prolong leases. A claim that is no longer held gets its `lost` flag set."""
         with self._database.write() as connection:
-            for claim in claims:
+            for claim in sorted(claims, key=lambda claim: claim.experiment_id):  # one lock order
                 renewed = connection.execute(RENEW, {**claim.key, "b_lease": lease_s}).rowcount
                 if not renewed:
                     claim.lost.set()
@@ -296,6 +277,16 @@ class Claims:
                 )
                 .values(crashes=steps.c.crashes - 1)
             )
+
+
+def _following(ending: Ending, made: Mapping[str, Any]) -> Claim | FencedError | None:
+    claim, job = ending.claim, ending.job
+    if not made:
+        return FencedError(f"{claim.experiment_id}: the claim on step {claim.seq} is lost")
+    if "carried" not in made:
+        return None
+    intent = first_intent(claim.experiment_id, job) if job and "intent" in made else None
+    return claim_of(made["carried"], intent=intent)
 
 
 def claim_ready(connection: Connection, ready: NextStep, holder: Holder) -> Claim | None:
@@ -366,22 +357,4 @@ def _end(
         lease_until=None,
         message_id=None,
         **values,
-    )
-
-
-def claim_of(row: Any, spec: str = "", intent: Intent | None = None) -> Claim:
-    """The claim on a step that was just moved to RUNNING."""
-    return Claim(
-        experiment_id=row.experiment_id,
-        seq=row.seq,
-        name=StepName(row.name),
-        epoch=row.epoch,
-        since=row.started_at,
-        priority=row.priority,
-        attempt=row.attempt,
-        tries=row.tries,
-        crashes=row.crashes,
-        last=bool(row.last),
-        spec=spec,
-        intent=intent,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -14,10 +12,12 @@ from wlm_tasks.errors import FencedError
 from wlm_tasks.model.arrays import InArray, in_array
 from wlm_tasks.model.states import FINAL, LIVE_JOBS, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
+from wlm_tasks.state.accepted import Accepted, Way
 from wlm_tasks.state.advance import NextStep, advance, set_experiment
 from wlm_tasks.state.boundaries import INTENT, ended_boundary, submitted_boundary
-from wlm_tasks.state.claims import Claim, Holder, claim_of, claim_ready
+from wlm_tasks.state.claims import claim_ready
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.holders import Claim, Holder, claim_of
 from wlm_tasks.state.intents import (
     FirstJob,
     Held,
@@ -66,12 +66,6 @@ _LIVE_JOBS = (
 )
 
 
-class _Way(Enum):
-    """The answer of a boundary that was not passed."""
-
-    ELSEHOW = auto()
-
-
 class Jobs:
     """Everything written about jobs."""
 
@@ -115,70 +109,55 @@ class Jobs:
 
         `report` is given by a site that knows at once how the job stands. Returns the step
         whose chain is to be sent now, or its claim if `carry_on` took it in the same
-        transaction, or None while the job runs.
+        transaction, or None while the job runs. Raises `FencedError` if the claim is no longer
+        held.
         """
-        following = self._submitted(claim, token, native_id, report, carry_on)
-        if following is not _Way.ELSEHOW:
-            return following
+        one = Accepted(
+            claim=claim, token=token, native_id=native_id, report=report, carry_on=carry_on
+        )
+        [following] = self.submitted_all([one])
+        return self.submitted_else(one) if following is Way.ELSEHOW else following
+
+    def submitted_all(self, accepted: Sequence[Accepted]) -> list[NextStep | Claim | Way | None]:
+        """Record jobs of one kind that sites have, in one transaction, if they go the usual way.
+
+        Returns for each what `submitted` does, or `Way.ELSEHOW`: nothing was recorded of that,
+        `submitted_else` does it or says why it cannot.
+        """
+        if len({one.kind for one in accepted}) > 1:
+            raise ValueError("jobs of different kinds: each kind has a transaction of its own")
+        kind = accepted[0].kind
+        if not kind.usual:
+            return [Way.ELSEHOW] * len(accepted)
+        boundary = ended_boundary(queues=kind.queues) if kind.over else submitted_boundary()
+        ordered = sorted(accepted, key=lambda one: one.claim.experiment_id)  # one lock order
+        made = self._database.swift.run_all(boundary, [one.parameters for one in ordered])
+        found = {id(one): _following(one, rows) for one, rows in zip(ordered, made, strict=True)}
+        return [found[id(one)] for one in accepted]
+
+    def submitted_else(self, one: Accepted) -> NextStep | Claim | None:
+        """Record a job that a site has, however its experiment stands."""
+        claim, token = one.claim, one.token
         with self._database.write() as connection:
             self._done(connection, claim)
             connection.execute(
                 update(jobs)
                 .where(jobs.c.token == token, jobs.c.state == JobRecord.INTENT.value)
-                .values(state=JobRecord.PENDING.value, native_id=native_id)
+                .values(state=JobRecord.PENDING.value, native_id=one.native_id)
             )
             advance(
                 connection,
                 claim.experiment_id,
                 claim.seq + 1,
                 StepState.WATCHING,
-                detail={"job": token, "native_id": native_id},
+                detail={"job": token, "native_id": one.native_id},
                 started_at=True,
                 ready_at=True,
             )
-            following = record_job(connection, report) if report is not None else None
-            if following is None or carry_on is None:
+            following = record_job(connection, one.report) if one.report is not None else None
+            if following is None or one.carry_on is None:
                 return following
-            return claim_ready(connection, following, carry_on) or following
-
-    def _submitted(
-        self,
-        claim: Claim,
-        token: str,
-        native_id: str,
-        report: JobReport | None,
-        carry_on: Holder | None,
-    ) -> NextStep | Claim | _Way | None:
-        """The usual ways: the job runs, or it is over already and something follows."""
-        holder = {} if carry_on is None else carry_on.parameters
-        parameters = {
-            **claim.key,
-            **holder,
-            "b_monitor": claim.seq + 1,
-            "b_next": claim.seq + 2,
-            "b_token": token,
-            "b_native_id": native_id,
-            "b_native": json.dumps({"job": token, "native_id": native_id}),
-        }
-        if report is None:
-            made = self._database.swift.run(submitted_boundary(), parameters)
-            return None if made else _Way.ELSEHOW
-        if report.state is not JobRecord.SUCCEEDED:
-            return _Way.ELSEHOW
-        parameters |= {
-            "b_exit_code": report.exit_code,
-            "b_started": report.started_at,
-            "b_ended": report.ended_at,
-            "b_exit": json.dumps({"job": token, "exit_code": report.exit_code}),
-        }
-        queues = None if carry_on is None else len(carry_on.queues)
-        made = self._database.swift.run(ended_boundary(queues=queues), parameters)
-        if "carried" in made:
-            return claim_of(made["carried"])
-        if "readied" not in made:
-            return _Way.ELSEHOW
-        step = made["readied"]
-        return NextStep(claim.experiment_id, (StepName(step.name),), step.priority)
+            return claim_ready(connection, following, one.carry_on) or following
 
     def _done(self, connection: Connection, claim: Claim) -> None:
         advance(
@@ -296,6 +275,17 @@ class Jobs:
             return set_experiment(
                 connection, experiment_id, ExperimentState.CANCELLED, reason=asked.reason
             )
+
+
+def _following(one: Accepted, made: Mapping[str, Any]) -> NextStep | Claim | Way | None:
+    if one.report is None:
+        return None if made else Way.ELSEHOW
+    if "carried" in made:
+        return claim_of(made["carried"])
+    if "readied" not in made:
+        return Way.ELSEHOW
+    step = made["readied"]
+    return NextStep(one.claim.experiment_id, (StepName(step.name),), step.priority)
 
 
 def intend(

@@ -19,8 +19,8 @@ from wlm_tasks.model.arrays import InArray, in_array
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.state.advance import advance, log, set_experiment
-from wlm_tasks.state.claims import Claim, claim_of
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.holders import Claim, claim_of
 from wlm_tasks.state.schema import IS_LIVE, db_now, experiments, is_open, jobs, steps
 
 _WATCHED: Final = [JobRecord.PENDING.value, JobRecord.RUNNING.value]

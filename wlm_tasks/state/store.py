@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wlm_tasks.state.arrays import Arrays
+from wlm_tasks.state.batches import Batches
 from wlm_tasks.state.claims import Claims
 from wlm_tasks.state.cleaning import Cleaning
 from wlm_tasks.state.connections import ConnectionLeases
@@ -29,6 +30,7 @@ class Store:
         self.database = Database(url)
         self.intake = Intake(self.database)  #: experiments in; cancel, retry
         self.claims = Claims(self.database)  #: what the holder of a step writes
+        self.batches = Batches(self.database)  #: several claims of one holder
         self.jobs = Jobs(self.database)  #: the books on jobs
         self.arrays = Arrays(self.database)  #: intents of many jobs at once
         self.upkeep = Upkeep(self.database)  #: what control asks

@@ -95,10 +95,18 @@ class Swift:
         self._scripts: dict[Boundary, _Sequence | _Single] = {}
 
     def run(self, boundary: Boundary, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The rows returned, by the names of the moves that were made; empty if none was.
+        """Pass a boundary once, as `run_all` does."""
+        [rows] = self.run_all(boundary, [parameters])
+        return rows
 
-        Raises `ServiceError` if the database is out of reach, and `IntegrityError` as
-        SQLAlchemy does.
+    def run_all(
+        self, boundary: Boundary, several: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Pass a boundary with each of these parameters, all in one transaction.
+
+        Returns for each the rows returned, by the names of the moves that were made; empty if
+        none was. Raises `ServiceError` if the database is out of reach, and `IntegrityError` as
+        SQLAlchemy does; then none was passed.
         """
         script = self._scripts.get(boundary)
         if script is None:
@@ -107,7 +115,8 @@ class Swift:
         connection = None
         try:
             connection = connections.take()
-            rows = script.run(connection.dbapi_connection, {**boundary.defaults, **parameters})
+            given = [{**boundary.defaults, **parameters} for parameters in several]
+            made = script.run(connection.dbapi_connection, given)
         except BaseException as error:
             trouble = self._trouble(error)
             connections.drop(connection, all_of_them=isinstance(trouble, ServiceError))
@@ -115,7 +124,7 @@ class Swift:
                 raise
             raise trouble from error
         connections.give_back(connection)
-        return rows
+        return made
 
     def close(self) -> None:
         """Give back the connections at hand."""
@@ -193,24 +202,30 @@ class _Sequence:
         columns: dict[str, Any] = {name: bindparam(f"b_{name}") for name in _EVENT_COLUMNS}
         self._log = _Compiled(insert(events).values({**columns, "at": db_now()}), dialect)
 
-    def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         begin_immediate(raw)
         try:
-            rows: dict[str, Any] = {}
             logged: list[Any] = []
-            for move, compiled, row in self._moves:
-                if (move.after and move.after not in rows) or move.unless in rows:
-                    continue
-                found = raw.execute(compiled.sql, compiled.arguments(parameters)).fetchall()
-                if not found:
-                    continue
-                made = rows[move.name] = row(found[0])
-                logged += [_event(event, made, parameters) for event in move.events]
-            raw.executemany(self._log.sql, [self._log.arguments(event) for event in logged])
+            made = [self._move(raw, parameters, logged) for parameters in several]
+            raw.executemany(self._log.sql, logged)
         except BaseException:
             raw.rollback()
             raise
         raw.commit()
+        return made
+
+    def _move(self, raw: Any, parameters: Mapping[str, Any], logged: list[Any]) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for move, compiled, row in self._moves:
+            if (move.after and move.after not in rows) or move.unless in rows:
+                continue
+            found = raw.execute(compiled.sql, compiled.arguments(parameters)).fetchall()
+            if not found:
+                continue
+            made = rows[move.name] = row(found[0])
+            logged += [
+                self._log.arguments(_event(event, made, parameters)) for event in move.events
+            ]
         return rows
 
 
@@ -260,9 +275,19 @@ class _Single:
             self._slices.append((name, slice(start, start + len(keys)), _row(name, keys)))
             start += len(keys)
 
-    def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        arguments = self._compiled.arguments(parameters)
-        found = self._cursor(raw).execute(self._compiled.sql, arguments).fetchone()
+    def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        if len(several) == 1:
+            return [self._rows(self._execute(raw, several[0]))]
+        # one round trip, and one transaction up to its end
+        with raw.pipeline():
+            cursors = [self._execute(raw, parameters) for parameters in several]
+        return [self._rows(cursor) for cursor in cursors]
+
+    def _execute(self, raw: Any, parameters: Mapping[str, Any]) -> Any:
+        return self._cursor(raw).execute(self._compiled.sql, self._compiled.arguments(parameters))
+
+    def _rows(self, cursor: Any) -> dict[str, Any]:
+        found = cursor.fetchone()
         if found is None:
             return {}
         return {

@@ -10,8 +10,9 @@ from sqlalchemy import delete, insert
 
 from wlm_tasks.model import checksums
 from wlm_tasks.state.advance import log
-from wlm_tasks.state.claims import RENEW, Claim
+from wlm_tasks.state.claims import RENEW
 from wlm_tasks.state.database import Database
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.schema import db_now, transfers
 
 #: most bytes of a directory's checksums that are kept: those of some ten thousand files

@@ -19,6 +19,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from wlm_tasks.celery import WlmCelery
 from wlm_tasks.model.checks import show
 from wlm_tasks.model.steps import StepName, task_name
+from wlm_tasks.tasks.ahead import DONE_AHEAD
 
 _log = logging.getLogger(__name__)
 #: seconds between two looks whether the broker has let go of our old connection
@@ -26,7 +27,8 @@ _HELD_S: Final = 1.0
 #: longest id of a task, in characters
 _ID_LIMIT: Final = 255
 #: what may follow in a message's chain
-_STEPS: Final = frozenset(task_name(name) for name in StepName)
+_NAMES: Final = {task_name(name): name for name in StepName}
+_STEPS: Final = frozenset(_NAMES)
 #: parts of a message that would make Celery wait, or call what the message names
 _REFUSED_HEADERS: Final = ("eta", "expires")
 _REFUSED_EMBEDDED: Final = ("callbacks", "errbacks", "chord")
@@ -73,13 +75,28 @@ class Consumer(CeleryConsumer):
         def on_task_received(message: Any) -> Any:
             fault = fault_of(message)
             if fault is None:
+                if _is_done(message):
+                    connection_errors: Any = vars(self)["connection_errors"]
+                    return message.ack_log_error(_log, connection_errors)
                 return handle(message)
             queue = (message.delivery_info or {}).get("routing_key")
             _log.error("queue %s: message rejected: %s", queue, fault)
-            connection_errors: Any = vars(self)["connection_errors"]
+            connection_errors = vars(self)["connection_errors"]
             return message.reject_log_error(_log, connection_errors)
 
         return on_task_received
+
+
+def _is_done(message: Any) -> bool:
+    """Whether it is about a step that was done along with another; nothing is left to do then.
+
+    Not of a redelivered one: it may be what some process had in hand when it ended.
+    """
+    name = _NAMES.get(message.headers["task"])
+    args = message.payload[0]
+    if name is None or len(args) != 1 or (message.delivery_info or {}).get("redelivered"):
+        return False
+    return isinstance(args[0], str) and DONE_AHEAD.take(args[0], name)
 
 
 def fault_of(message: Any) -> str | None:

@@ -3,47 +3,51 @@
 A message is a hint that a step is ready. The engine claims the step (or what ought to come
 first), does its work through `perform`, and records the outcome. What it holds is a claim with an
 epoch; whoever holds a newer one makes its writes fail, and it leaves without harm.
+
+Steps that take a moment only are claimed several at a time, and go the rest of their way side by
+side: `batch` says why.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final
 
 from wlm_tasks.errors import (
     FencedError,
     InputError,
-    JobUndecidedError,
     PermanentError,
     ServiceError,
     SiteTroubleError,
-    TransientError,
     WlmError,
 )
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Runtime
 from wlm_tasks.state.advance import NextStep
-from wlm_tasks.state.claims import Claim, GoOn, Holder, Leave
-from wlm_tasks.state.intents import FirstJob
+from wlm_tasks.state.claims import GoOn, Leave
+from wlm_tasks.state.holders import Claim, Holder
 from wlm_tasks.state.upkeep import crash_reason
-from wlm_tasks.tasks.gate import Blocked, Gate
+from wlm_tasks.tasks.ahead import DONE_AHEAD
+from wlm_tasks.tasks.batch import Batch, Pace, Relief
+from wlm_tasks.tasks.gate import Gate
 from wlm_tasks.tasks.heartbeat import Heartbeat
 from wlm_tasks.tasks.patience import patiently
-from wlm_tasks.tasks.perform import limits_of
+from wlm_tasks.tasks.recorder import Recorder, Result
 from wlm_tasks.tasks.shown import Shown
-from wlm_tasks.tasks.submitting import Several, gathers, perform
-from wlm_tasks.tasks.undecided import verdict
-from wlm_tasks.tasks.work import Crowded, Done, Outcome, Recorded, Sliced, Work
+from wlm_tasks.tasks.submitting import Several, perform
+from wlm_tasks.tasks.work import Crowded, Done, Handed, Outcome, Recorded, Work
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-_Result = Outcome | Blocked | WlmError
+#: Seconds for which it is believed that nothing more urgent waits for steps that are claimed.
+_BELIEVED_S: Final = 0.005
+#: Seconds after which a round that goes slower than expected ends.
+_ROUND_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,25 @@ class Left:
     reason: str
 
 
+Send = Callable[[Sequence[NextStep]], None]
+
+
 class Engine:
     """Works on steps for one process."""
 
-    def __init__(self, runtime: Runtime, shown: Shown) -> None:
+    def __init__(self, runtime: Runtime, shown: Shown, send: Send) -> None:
+        """Chains of other experiments than a message's own go out by `send`."""
         self.runtime = runtime
+        self._send = send
         self._settings = runtime.settings.steps
         self._claims = runtime.store.claims
+        self._batches = runtime.store.batches
         self._shown = shown
         self._gate = Gate(runtime)
+        self._recorder = Recorder(runtime, self._gate)
+        self._patiently = self._recorder.patiently
+        self._pace = Pace(self._settings.batch)
+        self._relief = Relief(self._relieve)
         self._heartbeat = Heartbeat(
             self._claims, every_s=self._settings.heartbeat_s, lease_s=self._settings.lease_s
         )
@@ -81,6 +95,8 @@ class Engine:
         Raises `ServiceError` if the database stays out of reach; the message is then to be
         given back.
         """
+        if not holder.redelivered and DONE_AHEAD.take(experiment_id, name):
+            return Left("the step was done along with another")
         got = patiently(
             lambda: self._claims.claim(experiment_id, name, holder), self._settings.lease_s
         )
@@ -89,14 +105,20 @@ class Engine:
         if isinstance(got, GoOn):
             return got
         expected = got.experiment_id == experiment_id and got.name == name
-        return self._work_on(got, holder, expected=expected, own=experiment_id)
-
-    def _work_on(self, claim: Claim, holder: Holder, *, expected: bool, own: str) -> HandOn:
-        is_own = claim.experiment_id == own
-        deadline = time.monotonic() + self._settings.slice_s
-        if claim.crashes >= self._settings.poison_after:
-            self._give_up(claim, crash_reason(claim.crashes))
+        is_own = got.experiment_id == experiment_id
+        if got.crashes >= self._settings.poison_after:
+            self._give_up(got, crash_reason(got.crashes))
             return HandOn(None, is_own, poisoned=is_own)
+        lead = self._work(got, holder, carried=not expected)
+        if lead is None:
+            return HandOn(None, is_own)
+        following = self._go([lead, *self._company(lead)])
+        own = following.pop(got.experiment_id, None)
+        self._send(list(following.values()))
+        return HandOn(own, is_own)
+
+    def _work(self, claim: Claim, holder: Holder, *, carried: bool) -> Work | None:
+        """What the work of a claimed step needs; None if it cannot be read, which is its end."""
         try:
             spec = claim.spec or self._patiently(
                 lambda: self.runtime.store.views.spec(claim.experiment_id)
@@ -104,55 +126,146 @@ class Engine:
             experiment = Experiment.from_stored(spec)
         except InputError as error:
             self._give_up(claim, f"stored by another version: {error.message}")
-            return HandOn(None, is_own)
-        progress = self._progress(claim) if claim.attempt > 1 else {}
-        while True:
-            in_time = time.monotonic() < deadline
-            work = Work(
-                runtime=self.runtime,
-                experiment=experiment,
-                claim=claim,
-                deadline=time.monotonic() + self._settings.slice_s,
-                progress=progress,
-                carry_on=holder if self._settings.carry_on and in_time else None,
-                holder=holder,
-                beside=partial(self._beside, holder),
-                tell=partial(self._shown.progress, claim, holder, carried=not expected),
-            )
-            with self._shown.as_task(claim, holder, carried=not expected):
-                following = self._step(work)
-            if not isinstance(following, Claim):
-                return HandOn(following, is_own)
-            claim, expected, progress = following, False, {}
-
-    def _patiently(self, action: Callable[[], _T]) -> _T:
-        """As long as a claim may be held: giving it up would look as if its worker had died."""
-        return patiently(action, self._settings.slice_s)
+            return None
+        return Work(
+            runtime=self.runtime,
+            experiment=experiment,
+            claim=claim,
+            deadline=time.monotonic() + self._settings.slice_s,
+            progress=self._progress(claim) if claim.attempt > 1 else {},
+            carry_on=holder if self._settings.carry_on else None,
+            holder=holder,
+            beside=partial(self._beside, holder),
+            tell=partial(self._shown.progress, claim, holder, carried=carried),
+            carried=carried,
+        )
 
     def _give_up(self, claim: Claim, reason: str) -> None:
         """Fail a step without touching it."""
         try:
             self._patiently(lambda: self._claims.fail(claim, reason))
         except FencedError:
-            self._fenced(claim)
+            self._recorder.fenced(claim)
 
     def _progress(self, claim: Claim) -> dict[str, Any]:
         """Where an earlier slice of the step stopped."""
         steps = self._patiently(lambda: self.runtime.store.views.steps(claim.experiment_id))
         return next((step.progress or {} for step in steps if step.seq == claim.seq), {})
 
-    def _step(self, work: Work) -> NextStep | Claim | None:
-        """One step from claim to record; what comes next, if it does now."""
-        claim = work.claim
-        try:
-            with self._heartbeat.holding(claim):
-                outcome = self._perform(work)
-            return self._patiently(lambda: self._record(work, outcome))
-        except FencedError:
-            self._fenced(claim)
-            return None
+    # -- several steps at once -------------------------------------------------------------
 
-    def _perform(self, work: Work) -> _Result:
+    def _company(self, lead: Work) -> list[Work]:
+        """Others that wait for the same, claimed along, if all of them take a moment only."""
+        claim, site, holder = lead.claim, lead.experiment.site, lead.holder
+        most = self._room(lead, claim.name) - 1
+        # what may be killing its workers, or tries out a site, does so alone
+        if most < 1 or claim.crashes or self._settings.poison_after == 1:
+            return []
+        if not self._gate.is_open(site, claim.name, ""):
+            return []
+        claims = self._patiently(lambda: self._batches.claim_like(claim, holder, site, most))
+        works = [self._work(one, holder, carried=True) for one in claims]
+        return [work for work in works if work is not None]
+
+    def _room(self, work: Work, name: StepName) -> int:
+        """How many steps of a name may be in one slot's hands, on a step's site."""
+        if name is StepName.SUBMIT and work.site.backend.batch > 1:
+            return 1  # these the site takes together
+        return self._pace.room(work.experiment.site, name)
+
+    def _go(self, works: Sequence[Work]) -> dict[str, NextStep]:
+        """Go with steps as far as this slot does; what is to be sent, by experiment."""
+        to_send: dict[str, NextStep] = {}
+        end = time.monotonic() + self._settings.slice_s
+        ahead = frozenset(work.claim.experiment_id for work in works[1:])
+        while works:
+            batch = Batch(works)
+            with self._heartbeat.holding(*(work.claim for work in works)):
+                self._perform_all(batch)
+            results = self._some_carry_on(batch.take_done(), in_time=time.monotonic() < end)
+            following = self._recorder.record(results)
+            _remember(ahead, results)
+            ahead, works = frozenset(), []
+            for (work, _), found in zip(results, following, strict=True):
+                if isinstance(found, Claim):
+                    works.append(self._onward(work, found))
+                elif found is not None:
+                    to_send[found.experiment_id] = found
+        return to_send
+
+    def _onward(self, work: Work, claim: Claim) -> Work:
+        """The work of the next step of the same experiment."""
+        return replace(
+            work,
+            claim=claim,
+            deadline=time.monotonic() + self._settings.slice_s,
+            progress={},
+            tell=partial(self._shown.progress, claim, work.holder, carried=True),
+            told=set(),
+            carried=True,
+        )
+
+    def _some_carry_on(
+        self, results: Sequence[tuple[Work, Result]], *, in_time: bool
+    ) -> list[tuple[Work, Result]]:
+        """Let as many go on here as there is room for; the others any worker may take."""
+        room: dict[tuple[str, StepName | None], int] = {}
+        some: list[tuple[Work, Result]] = []
+        for work, result in results:
+            name = work.following
+            kind = work.experiment.site, name
+            left = room.get(kind, self._room(work, name) if name is not None else 1)
+            room[kind] = left - 1
+            goes_on = in_time and left > 0
+            some.append((work if goes_on else replace(work, carry_on=None), result))
+        return some
+
+    def _perform_all(self, batch: Batch) -> None:
+        """Do the work of all, unless something more urgent or a slow one comes in between."""
+        begun = looked = time.monotonic()
+        with self._relief.watching(batch):
+            while (work := batch.next()) is not None:
+                self._do(batch, work)
+                if not batch.is_waiting:
+                    continue
+                now = time.monotonic()
+                stop = now - begun > _ROUND_S or self.runtime.stopping.is_set()
+                if not stop and now - looked > _BELIEVED_S:
+                    looked = now
+                    stop = self._patiently(
+                        partial(self._batches.is_outranked, work.claim, work.holder)
+                    )
+                if stop:
+                    self._let_go(batch)
+
+    def _do(self, batch: Batch, work: Work) -> None:
+        claim, begun = work.claim, time.monotonic()
+        try:
+            with self._shown.as_task(claim, work.holder, carried=work.carried):
+                result = self._perform(work)
+        except FencedError:
+            self._recorder.fenced(claim)
+            return
+        self._pace.took(work.experiment.site, claim.name, time.monotonic() - begun)
+        batch.did(work, result)
+
+    def _let_go(self, batch: Batch) -> None:
+        """Give back what is not begun."""
+        waiting = [work.claim for work in batch.take_waiting()]
+        if waiting:
+            self._patiently(lambda: self._batches.let_go(waiting, "not begun by who had it"))
+            self.runtime.wake()
+
+    def _relieve(self, batch: Batch) -> None:
+        """Record and give back what waits for a slow step."""
+        done = [(replace(work, carry_on=None), result) for work, result in batch.take_done()]
+        following = self._recorder.record(done)
+        self._send([step for step in following if isinstance(step, NextStep)])
+        self._let_go(batch)
+
+    # -- one step --------------------------------------------------------------------------
+
+    def _perform(self, work: Work) -> Result:
         """Do the work, if its site takes any now."""
         claim, site = work.claim, work.experiment.site
         if (blocked := self._patiently(lambda: self._gate.blocked(site, claim))) is not None:
@@ -168,7 +281,7 @@ class Engine:
         with self._shown.as_task(claim, holder, carried=True), self._heartbeat.holding(claim):
             yield
 
-    def _try(self, work: Work) -> Outcome | Blocked | WlmError:
+    def _try(self, work: Work) -> Result:
         """Do the work; a fault comes back as the error it is."""
         claim = work.claim
         outcome: Outcome | Several | WlmError
@@ -186,7 +299,7 @@ class Engine:
             outcome = outcome.own
         return self._heard(work, outcome)
 
-    def _heard(self, work: Work, outcome: Outcome | WlmError) -> Outcome | Blocked | WlmError:
+    def _heard(self, work: Work, outcome: Outcome | WlmError) -> Result:
         """Tell the gate how it went with the step's site."""
         claim, site = work.claim, work.experiment.site
         if isinstance(outcome, FencedError | ServiceError):
@@ -210,88 +323,24 @@ class Engine:
                 _log.warning("%s: not recorded: %s", work.claim.experiment_id, outcome)
                 continue
             try:
-                result = self._heard(work, outcome)
-                self._patiently(partial(self._record, work, result))
+                self._recorder.record([(work, self._heard(work, outcome))])
             except FencedError:
-                self._fenced(work.claim)
+                self._recorder.fenced(work.claim)
             except ServiceError as error:
                 _log.warning("%s and after: not recorded: %s", work.claim.experiment_id, error)
                 return
 
-    def _record(self, work: Work, outcome: _Result) -> NextStep | Claim | None:
-        claim = work.claim
-        if isinstance(outcome, Done):
-            return self._finish(work)
-        if isinstance(outcome, Sliced):
-            self._claims.give_back(claim, outcome.progress)
-            return self._from(work, claim.name)
-        if isinstance(outcome, WlmError):
-            self._fault(work, outcome)
-            return None
-        if isinstance(outcome, Blocked):
-            self._claims.hold(claim, outcome.reason)
-            return None
-        if isinstance(outcome, Crowded):
-            self._claims.back_off(claim, outcome.reason, outcome.pause_s, tried=False)
-            return None
-        return outcome.following
-
-    def _finish(self, work: Work) -> NextStep | Claim | None:
-        if gathers(work):
-            self._claims.finish(work.claim, carry_on=None, sent=False)
-            return None
-        carried = self._claims.finish(work.claim, carry_on=work.carry_on, job=self._first_job(work))
-        return carried or self._after(work)
-
-    def _fault(self, work: Work, error: WlmError) -> None:
-        claim, retry = work.claim, work.experiment.retry
-        _log.warning("%s: step %s: %s", claim.experiment_id, claim.name, error.message)
-        if not isinstance(error, TransientError):
-            self._claims.fail(claim, error.message)
-        elif reason := self._hopeless(work, error):
-            self._claims.pause(claim, reason)
-        else:
-            due_s = min(retry.backoff_s * 2**claim.tries, retry.max_backoff_s)
-            self._claims.back_off(claim, error.message, due_s)
-
-    def _hopeless(self, work: Work, error: TransientError) -> str | None:
-        """Why a person is to look now, if trying again by ourselves makes no sense."""
-        claim = work.claim
-        if isinstance(error, JobUndecidedError):
-            return verdict(self.runtime.store, claim, error, self._settings.undecided_s)
-        if claim.tries + 1 < work.experiment.retry.tries:
-            return None
-        return f"gave up after {claim.tries + 1} tries: {error.message}"
-
-    def _first_job(self, work: Work) -> FirstJob | None:
-        """The job the next step submits, if nothing is to be counted or waited for before."""
-        names, site = work.segment, work.experiment.site
-        following = names[names.index(work.claim.name) + 1 :]
-        if following[:1] != (StepName.SUBMIT,) or limits_of(work.site.settings):
-            return None
-        if not self._gate.is_open(site, StepName.SUBMIT, work.claim.experiment_id):
-            return None
-        return FirstJob(site=site, workdir=work.workdir)
-
-    def _after(self, work: Work) -> NextStep | None:
-        names = work.segment
-        rest = names[names.index(work.claim.name) + 1 :]
-        return self._from(work, rest[0]) if rest else None
-
-    def _from(self, work: Work, name: StepName) -> NextStep:
-        names = work.segment
-        return NextStep(work.claim.experiment_id, names[names.index(name) :], work.claim.priority)
-
-    def _fenced(self, claim: Claim) -> None:
-        _log.warning("%s: step %s was taken over", claim.experiment_id, claim.name)
-        try:
-            self._claims.not_crashed(claim)
-        except ServiceError as error:
-            _log.warning("%s: %s", claim.experiment_id, error)
-
     def close(self) -> None:
-        """End the heartbeat."""
+        """End the threads."""
+        self._relief.stop()
         self._heartbeat.stop()
+
+
+def _remember(ahead: Set[str], results: Sequence[tuple[Work, Result]]) -> None:
+    """Messages are still to come of steps that were done along with another."""
+    for work, result in results:
+        if work.claim.experiment_id in ahead and isinstance(result, Done | Handed):
+            DONE_AHEAD.add(work.claim.experiment_id, work.claim.name)
 
 
 def without_redelivery(holder: Holder) -> Holder:

@@ -25,7 +25,7 @@ from wlm_tasks.model.sites import (
 )
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Runtime
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.site_rows import Change, SiteRow
 
 _log = logging.getLogger(__name__)

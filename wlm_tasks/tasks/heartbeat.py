@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wlm_tasks.errors import ServiceError
-from wlm_tasks.state.claims import Claim, Claims
+from wlm_tasks.state.claims import Claims
+from wlm_tasks.state.holders import Claim
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def holding(self, claim: Claim) -> Iterator[None]:
-        """Keep a claim alive during the block."""
+    def holding(self, *claims: Claim) -> Iterator[None]:
+        """Keep claims alive during the block."""
         with self._lock:
-            self._held[id(claim)] = claim
+            self._held.update((id(claim), claim) for claim in claims)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
                 self._thread.start()
@@ -37,7 +38,8 @@ class Heartbeat:
             yield
         finally:
             with self._lock:
-                del self._held[id(claim)]
+                for claim in claims:
+                    del self._held[id(claim)]
 
     def _run(self) -> None:
         while not self._changed.wait(self._every_s):

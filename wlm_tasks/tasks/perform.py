@@ -21,7 +21,7 @@ from wlm_tasks.state.reports import JobReport
 from wlm_tasks.tasks.moving import Mover
 from wlm_tasks.tasks.patience import patiently
 from wlm_tasks.tasks.staging import transfer_all
-from wlm_tasks.tasks.work import Done, Outcome, Recorded, Work
+from wlm_tasks.tasks.work import Done, Handed, Outcome, Recorded, Work
 
 
 def setup(work: Work) -> Outcome:
@@ -69,7 +69,7 @@ def _cache(site: Site, files: SiteStore | None) -> SiteCache | None:
 
 
 def submit(work: Work) -> Outcome:
-    """Hand the job to the site: intent first, then the site, then the record."""
+    """Hand the job to the site, after the intent is on the disk."""
     books, claim = work.runtime.store.jobs, work.claim
     patience_s = work.runtime.settings.steps.slice_s
     intent: Intent | Held = claim.intent or patiently(
@@ -82,7 +82,7 @@ def submit(work: Work) -> Outcome:
         patience_s,
     )
     if isinstance(intent, Held):
-        return Recorded(None, reached=False)
+        return Recorded(reached=False)
     try:
         submitted = work.site.backend.submit(
             job_spec(work.experiment, intent, work.site.settings.prologue)
@@ -90,16 +90,10 @@ def submit(work: Work) -> Outcome:
     except JobRejectedError as error:
         reason = error.message
         patiently(lambda: books.rejected(claim, intent, reason), patience_s)
-        return Recorded(None)
+        return Recorded()
     token, status = intent.token, submitted.status
     report = None if status is None else job_report(token, status, work.experiment)
-    following = patiently(
-        lambda: books.submitted(
-            claim, token, submitted.native_id, report=report, carry_on=work.carry_on
-        ),
-        patience_s,
-    )
-    return Recorded(following)
+    return Handed(token, submitted.native_id, report)
 
 
 def limits_of(settings: SiteSettings) -> SiteLimits:

@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from wlm_tasks.model.steps import QUEUES, task_name
 from wlm_tasks.scheduler.chain import nonce_of, task_id
-from wlm_tasks.state.claims import Claim, Holder
+from wlm_tasks.state.holders import Claim, Holder
 
 _log = logging.getLogger(__name__)
 _QUIET_S: Final = 60.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from celery import Task
@@ -16,7 +18,8 @@ from wlm_tasks.errors import ServiceError
 from wlm_tasks.model.steps import ALL_QUEUES, StepName, task_name
 from wlm_tasks.scheduler.chain import Parent, send
 from wlm_tasks.state.advance import NextStep
-from wlm_tasks.state.claims import GoOn, Holder
+from wlm_tasks.state.claims import GoOn
+from wlm_tasks.state.holders import Holder
 from wlm_tasks.tasks.engine import Engine, HandOn, Left, without_redelivery
 from wlm_tasks.tasks.shown import Shown
 
@@ -38,7 +41,7 @@ class StepTask(Task[Any, Any]):
         with self._engine_lock:
             if StepTask._engine is None or StepTask._engine.runtime is not runtime:
                 shown = Shown(self.app, enabled=bool(self.app.conf.worker_send_task_events))
-                StepTask._engine = Engine(runtime, shown)
+                StepTask._engine = Engine(runtime, shown, partial(_send, self.app))
             return StepTask._engine
 
     @classmethod
@@ -68,7 +71,7 @@ class StepTask(Task[Any, Any]):
                 return f"went on to {done.name}"
             if done.own:
                 return self._hand_on(done)
-            self._send(done.following)
+            self._hand_over(done.following)
             if time.monotonic() > end:
                 raise Reject("a more urgent step used up the slice", requeue=True)
             holder = without_redelivery(holder)
@@ -87,8 +90,12 @@ class StepTask(Task[Any, Any]):
         if done.poisoned:
             raise Reject("its workers die on it", requeue=False)
         self._cut_chain()  # the rest of it goes out here, at a tenth of what it costs Celery
-        self._send(done.following, self._parent())
+        self._hand_over(done.following, self._parent())
         return "done"
+
+    def _hand_over(self, following: NextStep | None, parent: Parent | None = None) -> None:
+        if following is not None:
+            _send(self.app, [following], parent)
 
     def _parent(self) -> Parent:
         message_id = self.request.id or "unknown"
@@ -110,14 +117,15 @@ class StepTask(Task[Any, Any]):
     def _cut_chain(self) -> None:
         self._links.clear()
 
-    def _send(self, following: NextStep | None, parent: Parent | None = None) -> None:
-        if following is None:
-            return
-        try:
-            send(self.app, [following], parent)
-        except ServiceError as error:
-            # The rows say it was sent; the sweeper finds out that it was not.
-            _log.warning("%s: not sent: %s", following.experiment_id, error)
+
+def _send(
+    celery_app: WlmCelery, following: Sequence[NextStep], parent: Parent | None = None
+) -> None:
+    try:
+        send(celery_app, following, parent)
+    except ServiceError as error:
+        # The rows say they were sent; the sweeper finds out that they were not.
+        _log.warning("%d messages not sent: %s", len(following), error)
 
 
 def served_queues(celery_app: WlmCelery) -> tuple[str, ...]:

@@ -28,9 +28,7 @@ class Several:
 
 def gathers(work: Work) -> bool:
     """Whether the next step is to wait for others of its sweep, so that they go in one call."""
-    names = work.segment
-    following = names[names.index(work.claim.name) + 1 :]
-    if following[:1] != (StepName.SUBMIT,) or work.site.backend.batch <= 1:
+    if work.following is not StepName.SUBMIT or work.site.backend.batch <= 1:
         return False
     return work.runtime.store.arrays.sweep_of(work.claim.experiment_id) is not None
 
@@ -57,7 +55,7 @@ def _submit(work: Work) -> Outcome | Several:
         work.runtime.settings.steps.slice_s,
     )
     if isinstance(members, Held):
-        return Recorded(None, reached=False)
+        return Recorded(reached=False)
     if len(members) == 1:
         claim = replace(work.claim, intent=members[0].intent)
         return PERFORM[StepName.SUBMIT](replace(work, claim=claim))
@@ -121,11 +119,11 @@ def _outcome(
         if isinstance(answer, Submitted):
             native_id = answer.native_id
             patiently(lambda: books.submitted(claim, intent.token, native_id), patience_s)
-            return Recorded(None)
+            return Recorded()
         if isinstance(answer, JobRejectedError):
             reason = answer.message
             patiently(lambda: books.rejected(claim, intent, reason), patience_s)
-            return Recorded(None)
+            return Recorded()
     except (FencedError, ServiceError) as error:
         return error
     return answer

@@ -6,7 +6,7 @@ from typing import Final
 
 from wlm_tasks.errors import JobUndecidedError
 from wlm_tasks.model.states import LIVE_JOBS
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.store import Store
 
 #: How the reason of a step begins that is paused because of it.

@@ -12,9 +12,9 @@ from typing import Any
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.steps import StepName
 from wlm_tasks.runtime import Runtime, Site
-from wlm_tasks.scheduler.plan import plan
-from wlm_tasks.state.advance import NextStep
-from wlm_tasks.state.claims import Claim, Holder
+from wlm_tasks.scheduler.plan import step_names
+from wlm_tasks.state.holders import Claim, Holder
+from wlm_tasks.state.reports import JobReport
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Sliced:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The step wrote its own row; what comes next, if anything does now."""
+    """The step wrote its own row, and nothing comes next now."""
 
-    following: NextStep | Claim | None
     reached: bool = True  #: whether it got through to its site
 
 
@@ -45,7 +44,16 @@ class Crowded:
     pause_s: float  #: before it is tried again
 
 
-Outcome = Done | Sliced | Recorded | Crowded
+@dataclass(frozen=True)
+class Handed:
+    """The site has the step's job; the rows are still to be written."""
+
+    token: str
+    native_id: str
+    report: JobReport | None  #: of a site that knows at once how the job stands
+
+
+Outcome = Done | Sliced | Recorded | Crowded | Handed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,7 @@ class Work:
     tell: Callable[[Mapping[str, int]], None]
     #: what its events have of how it goes
     told: set[str] = field(default_factory=set)
+    carried: bool = False  #: whether no message of its own brought it here
 
     @property
     def site(self) -> Site:
@@ -78,8 +87,20 @@ class Work:
 
     @cached_property
     def segment(self) -> tuple[StepName, ...]:
-        """The steps that follow one another without a wait, this one among them."""
-        return next(part for part in plan(self.experiment).segments if self.claim.name in part)
+        """The step and those that follow it without a wait."""
+        rest = self._rest
+        return rest[: rest.index(StepName.MONITOR)] if StepName.MONITOR in rest else rest
+
+    @property
+    def following(self) -> StepName | None:
+        """The step that comes next, be it after a job."""
+        return next((name for name in self._rest[1:] if name is not StepName.MONITOR), None)
+
+    @property
+    def _rest(self) -> tuple[StepName, ...]:
+        one = self.experiment
+        names = step_names(inputs=bool(one.inputs), outputs=bool(one.outputs))
+        return names[names.index(self.claim.name) :]
 
     def should_stop(self) -> bool:
         """Whether the slice is over, the claim lost or the process about to stop."""

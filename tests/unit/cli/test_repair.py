@@ -12,7 +12,7 @@ from wlm_tasks.compute.fake import FakeBackend, FakeOutcome, FakeSite
 from wlm_tasks.errors import BackendUnavailableError, SiteUnreachableError
 from wlm_tasks.model.experiment import Experiment, Retry
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.state.claims import Claim
+from wlm_tasks.state.holders import Claim
 from wlm_tasks.state.intents import Intent
 from wlm_tasks.tasks.perform import job_spec
 

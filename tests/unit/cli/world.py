@@ -14,7 +14,7 @@ from wlm_tasks.cli.main import cli
 from wlm_tasks.config import load
 from wlm_tasks.model.experiment import Experiment
 from wlm_tasks.model.steps import ALL_QUEUES, StepName
-from wlm_tasks.state.claims import Claim, Holder
+from wlm_tasks.state.holders import Claim, Holder
 
 HOLDER = Holder(worker="w@host", message_id="m", queues=ALL_QUEUES, lease_s=60.0)
 

@@ -1,0 +1,105 @@
+"""Steps that one holder works on together: claimed along with another, let go before their time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from sqlalchemy import bindparam, exists, select
+
+from wlm_tasks.errors import FencedError
+from wlm_tasks.model.states import StepState, experiment_state
+from wlm_tasks.model.steps import QUEUES
+from wlm_tasks.state.advance import advance
+from wlm_tasks.state.boundaries import claim_boundary
+from wlm_tasks.state.database import Database
+from wlm_tasks.state.holders import Claim, Holder, claim_of
+from wlm_tasks.state.schema import IS_READY, experiments, steps
+
+#: Steps that have never been begun. One that was may have progress to go on with, or may be what
+#: killed its worker: it is claimed alone, so that it takes no other with it.
+_LIKE: Final = (
+    select(steps.c.experiment_id)
+    .join_from(steps, experiments, experiments.c.id == steps.c.experiment_id)
+    .where(
+        IS_READY,
+        steps.c.queue == bindparam("b_queue"),
+        steps.c.priority == bindparam("b_priority"),
+        steps.c.name == bindparam("b_name"),
+        steps.c.attempt == 0,
+        steps.c.crashes == 0,
+        steps.c.experiment_id != bindparam("b_experiment"),
+        experiments.c.site == bindparam("b_site"),
+    )
+    .order_by(steps.c.sent_at)
+    .limit(bindparam("b_most"))
+)
+_OUTRANKED: Final = select(
+    exists().where(
+        IS_READY,
+        steps.c.queue.in_(bindparam("b_queues", expanding=True)),
+        steps.c.priority > bindparam("b_priority"),
+    )
+)
+
+
+class Batches:
+    """What the holder of several claims asks and writes, beside what each is written for itself."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim_like(self, claim: Claim, holder: Holder, site: str, most: int) -> list[Claim]:
+        """Claim up to so many other steps that wait for the same as a claimed one, in one go.
+
+        They have its name and its priority, are of the same site and have never been begun. None
+        is claimed while something more urgent waits, as always.
+        """
+        state = experiment_state(claim.name, StepState.RUNNING, last=False)
+        if state is None or most < 1:
+            return []
+        like = {
+            "b_queue": QUEUES[claim.name],
+            "b_priority": claim.priority,
+            "b_name": claim.name.value,
+            "b_experiment": claim.experiment_id,
+            "b_site": site,
+            "b_most": most,
+        }
+        with self._database.read() as connection:
+            waiting = sorted(connection.execute(_LIKE, like).scalars())
+        if not waiting:
+            return []
+        made = self._database.swift.run_all(
+            claim_boundary(state, len(holder.queues), at_hand=True),
+            [
+                {"b_experiment": one, "b_name": claim.name.value, **holder.parameters}
+                for one in waiting
+            ],
+        )
+        return [claim_of(rows["claimed"], rows["claimed"].spec) for rows in made if rows]
+
+    def is_outranked(self, claim: Claim, holder: Holder) -> bool:
+        """Whether something more urgent is ready for the holder of a claim."""
+        given = {"b_queues": holder.queues, "b_priority": claim.priority}
+        with self._database.read() as connection:
+            return bool(connection.execute(_OUTRANKED, given).scalar_one())
+
+    def let_go(self, claims: Sequence[Claim], reason: str) -> None:
+        """Give back steps that were not begun: they are ready as before, and control sends them."""
+        with self._database.write() as connection:
+            for claim in sorted(claims, key=lambda claim: claim.experiment_id):
+                with suppress(FencedError):  # taken over or cancelled: nothing to give back
+                    advance(
+                        connection,
+                        claim.experiment_id,
+                        claim.seq,
+                        StepState.READY,
+                        epoch=claim.epoch,
+                        detail={"reason": reason},
+                        attempt_add=-1,
+                        lease_until=None,
+                        message_id=None,
+                        sent_at=None,
+                    )
