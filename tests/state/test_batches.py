@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 from state.rig import Rig
-from state.world import SETUP, STAGE_IN, SUBMIT, World, experiment, holder
+from state.world import SETUP, STAGE_IN, SUBMIT, World, holder
 
 from services.processes import wait_for
 from wlm_tasks.errors import FencedError, JobRejectedError, ServiceError, SiteUnreachableError
 from wlm_tasks.model.states import ExperimentState, StepState
 from wlm_tasks.model.steps import StepName
-from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.accepted import Accepted, Way
-from wlm_tasks.state.boundaries import intake_boundary
 from wlm_tasks.state.claims import Ending
 from wlm_tasks.state.holders import Claim
-from wlm_tasks.tasks import engine
+from wlm_tasks.state.intents import FirstJob, job_token
+from wlm_tasks.tasks import batch, engine
 
 MINE = holder("mine")
 
@@ -36,7 +35,9 @@ def like(world: World, claim: Claim, most: int = 16, site: str = "alpha") -> lis
 
 @pytest.fixture
 def quick(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """All steps are known to take a moment only."""
+    """All steps are known to take a moment only; a host that is slow now changes nothing."""
+    monkeypatch.setattr(engine, "_ROUND_S", 60.0)
+    monkeypatch.setattr(batch, "_PATIENCE_S", 60.0)
     monkeypatch.setattr(rig.engine._pace, "room", lambda _site, _name: 16)
     return rig
 
@@ -186,27 +187,40 @@ def test_one_job_that_goes_no_usual_way_leaves_the_others_on_theirs(world: World
 
 def test_a_transaction_of_several_is_made_as_a_whole(world: World) -> None:
     """What the database refuses in one leaves nothing of the others."""
-    one = experiment()
-    values = {
-        "b_key": None, "b_fingerprint": "f", "b_name": "melt", "b_owner": None, "b_project": None,
-        "b_site": "alpha", "b_priority": 4, "b_state": "QUEUED", "b_spec": one.to_json(),
-        "b_params": "{}", "b_labels": "{}", "b_cleanup": None, "b_cleanup_after_s": None,
-        "b_detail": None,
-    }  # fmt: skip
-    boundary = intake_boundary(plan(one).steps, sent=True)
-    run = world.store.database.swift.run_all
-    ids = ["exp-a", "exp-b", "exp-a"]
+    claims = [world.claim(one) for one in waiting(world, 3, staging=False)]
+    endings = [
+        Ending(claim=one, carry_on=MINE, job=FirstJob(site="alpha", workdir="/scratch/x"))
+        for one in claims
+    ]
+    other = world.running(SUBMIT, staging=False)
+    world.intend(other)
+    token = job_token(claims[1].experiment_id, 1)
+    world.sql("UPDATE jobs SET token = :t", t=token)
     with pytest.raises(IntegrityError):
-        run(boundary, [{**values, "b_id": name} for name in ids])
-    assert _stored(world) == set()
+        world.store.claims.finish_all(endings)
+    assert {world.step(one.experiment_id, SETUP).state for one in claims} == {StepState.RUNNING}
+    assert not any(world.job_states(one.experiment_id) for one in claims)
     # and the connection is as good as before
-    assert len(run(boundary, [{**values, "b_id": name} for name in ids[:2]])) == 2
-    assert _stored(world) == {"exp-a", "exp-b"}
+    world.sql("DELETE FROM jobs")
+    found = world.store.claims.finish_all(endings)
+    assert [one.intent is not None for one in found if isinstance(one, Claim)] == [True] * 3
+    assert [world.job_states(one.experiment_id) for one in claims] == [["INTENT"]] * 3
 
 
-def _stored(world: World) -> set[str]:
-    with world.store.database.read() as connection:
-        return set(connection.exec_driver_sql("SELECT experiment_id FROM steps").scalars())
+def test_claims_of_different_holders_are_recorded_apart(world: World) -> None:
+    """They would get each other's names otherwise, where one statement serves all of them."""
+    claims = [world.claim(one) for one in waiting(world, 2)]
+    endings = [
+        Ending(claim=claim, carry_on=holder(f"m{number}", worker=f"w{number}@host"))
+        for number, claim in enumerate(claims)
+    ]
+    if world.store.database.is_sqlite:  # which passes them one by one
+        world.store.claims.finish_all(endings)
+        workers = [world.step(one.experiment_id, STAGE_IN).worker for one in claims]
+        assert workers == ["w0@host", "w1@host"]
+    else:
+        with pytest.raises(ValueError, match="holders"):
+            world.store.claims.finish_all(endings)
 
 
 # -- the engine --------------------------------------------------------------------------------
@@ -245,6 +259,7 @@ def test_of_a_step_nothing_is_known_of_only_one_is_claimed(rig: Rig) -> None:
 
 
 def test_a_slow_step_keeps_nobody_waiting(quick: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_PATIENCE_S", 0.1)
     ids = [quick.add() for _ in range(5)]
     world = quick.world
 
@@ -272,6 +287,7 @@ def test_a_slow_step_keeps_nobody_waiting(quick: Rig, monkeypatch: pytest.Monkey
 def test_relief_that_fails_is_told_and_the_leases_do_the_rest(
     quick: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(batch, "_PATIENCE_S", 0.1)
     ids = [quick.add() for _ in range(3)]
     tried = threading.Event()
 
@@ -306,7 +322,8 @@ def test_nothing_less_urgent_is_begun_after_an_urgent_one_is_ready(
     states = Counter(quick.world.step(one, SETUP).state for one in ids)
     assert states == {StepState.DONE: 2, StepState.READY: 4}
     assert quick.calls("submit") == 0  # nor does one carry on
-    quick.engine.work(ids[5], SETUP, MINE)
+    left = next(one for one in ids if quick.world.step(one, SETUP).state is StepState.READY)
+    quick.engine.work(left, SETUP, MINE)
     [first, *_] = [token for name, token in quick.fake.calls if name == "submit"]
     assert first == f"wlm-{urgent[0].removeprefix('exp-')}-1"
 

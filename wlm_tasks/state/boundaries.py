@@ -31,8 +31,8 @@ from sqlalchemy import (
 from wlm_tasks.model.states import FINAL, ExperimentState, JobRecord, StepState
 from wlm_tasks.model.steps import PlannedStep
 from wlm_tasks.state.advance import END_EXPERIMENT, RETURNED, SET_EXPERIMENT, move_statement
+from wlm_tasks.state.moves import Boundary, Event, Move
 from wlm_tasks.state.schema import RIVAL_READY, db_now, experiments, jobs, steps
-from wlm_tasks.state.swift import Boundary, Event, Move
 
 Queues = list[BindParameter[Any]]
 
@@ -205,7 +205,7 @@ def ended_boundary(*, queues: int | None) -> Boundary:
         "state": JobRecord.SUCCEEDED.value,
         "exit_code": bindparam("b_exit_code"),
         "started_at": bindparam("b_started"),
-        "ended_at": func.coalesce(bindparam("b_ended"), db_now()),
+        "ended_at": func.coalesce(bindparam("b_ended", type_=jobs.c.ended_at.type), db_now()),
     }
     watched = Move(
         name="watched",
@@ -330,7 +330,7 @@ def _job(values: dict[str, Any], *conditions: ColumnElement[bool]) -> Update:
             *conditions,
         )
         .values({**values, "native_id": bindparam("b_native_id")})
-        .returning(jobs.c.token)
+        .returning(jobs.c.experiment_id)
     )
 
 
@@ -368,7 +368,7 @@ def _intent(*conditions: ColumnElement[bool]) -> Insert:
     return (
         insert(jobs)
         .from_select(list(values), select(*values.values()).where(none_yet, *conditions))
-        .returning(jobs.c.token)
+        .returning(jobs.c.experiment_id)
     )
 
 
