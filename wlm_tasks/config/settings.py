@@ -47,7 +47,7 @@ class StepSettings:
     #: whether a worker that serves the next queue too goes on with the same experiment
     carry_on: bool = field(default=True, metadata=rule(checks.flag, read_flag))
     #: most steps that a slot claims together if they take a moment only; 1: each by itself
-    batch: int = field(default=16, metadata=rule(checks.whole(1, 100), read_number))
+    batch: int = field(default=32, metadata=rule(checks.whole(1, 100), read_number))
     #: how often a claim is renewed while its holder works
     heartbeat_s: float = field(default=5.0, metadata=_SECONDS)
     #: how long a submission is looked for of which it is not known whether the site took it

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any, Final, Protocol
 
@@ -21,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     null,
     select,
     true,
@@ -37,18 +40,31 @@ _EVENT_COLUMNS: Final = (
 )  # fmt: skip
 
 
-def script_of(boundary: Boundary, dialect: Any) -> Script:
-    """How a database of this dialect passes the boundary."""
-    if dialect.name == "sqlite":
-        return _Sequence(boundary, dialect)
-    return _OneOrSeveral(boundary, dialect)
-
-
 class Script(Protocol):
     """Passes a boundary on a connection of the driver."""
 
     def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Pass it with each of these parameters, in one transaction; the rows for each."""
+
+
+def script_of(boundary: Boundary, dialect: Any) -> Script:
+    """How a database of this dialect passes the boundary."""
+    if dialect.name == "sqlite":
+        return _OneOrSeveral(_Lite(boundary, dialect), lambda: _LiteSeveral(boundary, dialect))
+    return _OneOrSeveral(_Single(boundary, dialect), lambda: _Several(boundary, dialect))
+
+
+class _OneOrSeveral:
+    """Most boundaries are passed once at a time, some never otherwise."""
+
+    def __init__(self, single: _Lite | _Single, several: Callable[[], Script]) -> None:
+        self._single = single
+        self._several = cache(several)
+
+    def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        if len(several) == 1:
+            return [self._single.run(raw, several[0])]
+        return self._several().run(raw, several)
 
 
 class _Compiled:
@@ -82,7 +98,7 @@ def _row(name: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
     return make
 
 
-class _Sequence:
+class _Lite:
     """For SQLite: one statement after the other under its write lock."""
 
     def __init__(self, boundary: Boundary, dialect: Any) -> None:
@@ -90,34 +106,86 @@ class _Sequence:
             (move, compiled := _Compiled(move.make(), dialect), _row(move.name, compiled.columns))
             for move in boundary.moves
         ]
-        columns: dict[str, Any] = {name: bindparam(f"b_{name}") for name in _EVENT_COLUMNS}
-        self._log = _Compiled(insert(events).values({**columns, "at": db_now()}), dialect)
+        self._log = _Log(dialect)
+
+    def run(self, raw: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        with self._log.transaction(raw) as log:
+            for move, compiled, row in self._moves:
+                if (move.after and move.after not in rows) or move.unless in rows:
+                    continue
+                found = raw.execute(compiled.sql, compiled.arguments(parameters)).fetchall()
+                if found:
+                    made = rows[move.name] = row(found[0])
+                    log(move, made, parameters)
+        return rows
+
+
+class _LiteSeveral:
+    """For SQLite: the same, each statement for all experiments that it is to be made for.
+
+    What differs between them comes as JSON, whose rows the updates are joined with.
+    """
+
+    def __init__(self, boundary: Boundary, dialect: Any) -> None:
+        types = _differing(boundary, dialect)
+        self._names = list(types)
+        given = _rows_of_json(types)
+        self._moves = [
+            (
+                move,
+                compiled := _Compiled(_with(given, move.make()), dialect),
+                _row(move.name, compiled.columns),
+            )
+            for move in boundary.moves
+        ]
+        self._log = _Log(dialect)
 
     def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        asked = {one[_KEY]: one for one in several}
+        rows: dict[str, dict[str, Any]] = {key: {} for key in asked}
+        with self._log.transaction(raw) as log:
+            for move, compiled, row in self._moves:
+                due = [
+                    [one[name] for name in self._names]
+                    for one, made in zip(several, rows.values(), strict=True)
+                    if not (move.after and move.after not in made) and move.unless not in made
+                ]
+                if not due:
+                    continue
+                shared = _shared(compiled.names - {_ROWS, *self._names}, several)
+                arguments = compiled.arguments({**shared, _ROWS: json.dumps(due)})
+                for found in raw.execute(compiled.sql, arguments).fetchall():
+                    made = row(found)
+                    rows[made.experiment_id][move.name] = made
+                    log(move, made, asked[made.experiment_id])
+        return list(rows.values())
+
+
+class _Log:
+    """The events of a transaction, written at its end."""
+
+    def __init__(self, dialect: Any) -> None:
+        columns: dict[str, Any] = {name: bindparam(f"b_{name}") for name in _EVENT_COLUMNS}
+        self._insert = _Compiled(insert(events).values({**columns, "at": db_now()}), dialect)
+
+    @contextmanager
+    def transaction(self, raw: Any) -> Iterator[Callable[[Move, Any, Mapping[str, Any]], None]]:
+        logged: list[Any] = []
+
+        def log(move: Move, made: Any, parameters: Mapping[str, Any]) -> None:
+            logged.extend(
+                self._insert.arguments(_event(event, made, parameters)) for event in move.events
+            )
+
         begin_immediate(raw)
         try:
-            logged: list[Any] = []
-            made = [self._move(raw, parameters, logged) for parameters in several]
-            raw.executemany(self._log.sql, logged)
+            yield log
+            raw.executemany(self._insert.sql, logged)
         except BaseException:
             raw.rollback()
             raise
         raw.commit()
-        return made
-
-    def _move(self, raw: Any, parameters: Mapping[str, Any], logged: list[Any]) -> dict[str, Any]:
-        rows: dict[str, Any] = {}
-        for move, compiled, row in self._moves:
-            if (move.after and move.after not in rows) or move.unless in rows:
-                continue
-            found = raw.execute(compiled.sql, compiled.arguments(parameters)).fetchall()
-            if not found:
-                continue
-            made = rows[move.name] = row(found[0])
-            logged += [
-                self._log.arguments(_event(event, made, parameters)) for event in move.events
-            ]
-        return rows
 
 
 def _event(event: Event, made: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,19 +198,6 @@ def _event(event: Event, made: Any, parameters: Mapping[str, Any]) -> dict[str, 
         "b_detail": parameters[event.detail] if event.detail else None,
         "b_published": int(event.of_step),
     }
-
-
-class _OneOrSeveral:
-    """For PostgreSQL: one statement, and a transaction of its own."""
-
-    def __init__(self, boundary: Boundary, dialect: Any) -> None:
-        self._single = _Single(boundary, dialect)
-        self._several = cache(lambda: _Several(boundary, dialect))  # most are not passed so
-
-    def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        if len(several) == 1:
-            return [self._single.run(raw, several[0])]
-        return self._several().run(raw, several)
 
 
 class _Single:
@@ -218,8 +273,9 @@ class _Several:
     """
 
     def __init__(self, boundary: Boundary, dialect: Any) -> None:
-        given = _given(boundary, dialect)
-        self._names = list(given.c.keys())
+        types = _differing(boundary, dialect)
+        self._names = list(types)
+        given = _rows_of_arrays(types)
         made: dict[str, CTE] = {}
         for move in boundary.moves:
             made[move.name] = _with(given, _only(move, made, _of_experiment)).cte(move.name)
@@ -238,12 +294,9 @@ class _Several:
         self._cursor = dialect.loaded_dbapi.RawCursor
 
     def run(self, raw: Any, several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        first = several[0]
         arrays = {name: [one[name] for one in several] for name in self._names}
-        shared = self._compiled.names - arrays.keys()
-        if any(one[name] != first[name] for one in several for name in shared):
-            raise ValueError("several holders: each has a transaction of its own")
-        arguments = self._compiled.arguments({**first, **arrays})
+        shared = _shared(self._compiled.names - arrays.keys(), several)
+        arguments = self._compiled.arguments({**shared, **arrays})
         found = self._cursor(raw).execute(self._compiled.sql, arguments)
         rows = {row[0]: self._tables.rows(row) for row in found}
         return [rows[one[_KEY]] for one in several]
@@ -253,10 +306,12 @@ class _Several:
 _KEY: Final = "b_experiment"
 #: parameters that are the same for all, since they are of one holder
 _SHARED: Final = re.compile("b_(queue_[0-9]+|worker|message|lease)")
+#: the parameter of SQLite's statements that has all the others, but those
+_ROWS: Final = "rows"
 
 
-def _given(boundary: Boundary, dialect: Any) -> CTE:
-    """What differs between experiments, as rows."""
+def _differing(boundary: Boundary, dialect: Any) -> dict[str, Any]:
+    """Names and types of the parameters in which experiments differ."""
     types: dict[str, Any] = {}
     for move in boundary.moves:
         types |= {
@@ -265,10 +320,30 @@ def _given(boundary: Boundary, dialect: Any) -> CTE:
             if bind.required and name not in boundary.defaults and not _SHARED.fullmatch(name)
         }
         types |= {event.detail: String() for event in move.events if event.detail}
+    return types
+
+
+def _shared(names: Set[str], several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = {name: several[0][name] for name in names}
+    if any(one[name] != first[name] for one in several for name in names):
+        raise ValueError("several holders: each has a transaction of its own")
+    return first
+
+
+def _rows_of_arrays(types: Mapping[str, Any]) -> CTE:
     arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in types.items()]
     columns: list[Any] = [column(name, kind) for name, kind in types.items()]
     table = func.unnest(*arrays).table_valued(*columns, name="arrays").render_derived()
     return select(*table.c).cte("given")
+
+
+def _rows_of_json(types: Mapping[str, Any]) -> CTE:
+    table = func.json_each(bindparam(_ROWS, type_=String())).table_valued("value", name="rows")
+    columns = [
+        func.json_extract(table.c.value, literal_column(f"'$[{place}]'"), type_=kind).label(name)
+        for place, (name, kind) in enumerate(types.items())
+    ]
+    return select(*columns).cte("given")
 
 
 def _of_experiment(made: CTE) -> ColumnElement[bool]:
