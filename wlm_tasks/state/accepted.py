@@ -18,7 +18,7 @@ class Way(Enum):
     ELSEHOW = auto()
 
 
-class Kind(NamedTuple):
+class JobKind(NamedTuple):
     """What the transaction of an accepted job depends on."""
 
     usual: bool  #: it runs, or is over and well
@@ -37,12 +37,12 @@ class Accepted:
     carry_on: Holder | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> JobKind:
         """Jobs of one kind can be recorded together."""
         if self.report is None:
-            return Kind(usual=True, over=False, queues=None)
+            return JobKind(usual=True, over=False, queues=None)
         queues = None if self.carry_on is None else len(self.carry_on.queues)
-        return Kind(usual=self.report.state is JobRecord.SUCCEEDED, over=True, queues=queues)
+        return JobKind(usual=self.report.state is JobRecord.SUCCEEDED, over=True, queues=queues)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import bindparam, exists, select
@@ -17,22 +16,32 @@ from wlm_tasks.state.database import Database
 from wlm_tasks.state.holders import Claim, Holder, claim_of
 from wlm_tasks.state.schema import IS_READY, experiments, steps
 
+#: How many of a queue's oldest are looked through: others of another site may be in front.
+_WINDOW: Final = 200
 #: Steps that have never been begun. One that was may have progress to go on with, or may be what
 #: killed its worker: it is claimed alone, so that it takes no other with it.
-_LIKE: Final = (
-    select(steps.c.experiment_id)
-    .join_from(steps, experiments, experiments.c.id == steps.c.experiment_id)
+_OLDEST: Final = (
+    select(steps.c.experiment_id, steps.c.name, steps.c.attempt, steps.c.crashes)
     .where(
         IS_READY,
         steps.c.queue == bindparam("b_queue"),
         steps.c.priority == bindparam("b_priority"),
-        steps.c.name == bindparam("b_name"),
-        steps.c.attempt == 0,
-        steps.c.crashes == 0,
-        steps.c.experiment_id != bindparam("b_experiment"),
-        experiments.c.site == bindparam("b_site"),
+        steps.c.sent_at.is_not(None),  # what is still to be sent control may be sending now
     )
     .order_by(steps.c.sent_at)
+    .limit(_WINDOW)
+    .subquery()
+)
+_LIKE: Final = (
+    select(_OLDEST.c.experiment_id)
+    .join_from(_OLDEST, experiments, experiments.c.id == _OLDEST.c.experiment_id)
+    .where(
+        _OLDEST.c.name == bindparam("b_name"),
+        _OLDEST.c.attempt == 0,
+        _OLDEST.c.crashes == 0,
+        _OLDEST.c.experiment_id != bindparam("b_experiment"),
+        experiments.c.site == bindparam("b_site"),
+    )
     .limit(bindparam("b_most"))
 )
 _OUTRANKED: Final = select(
@@ -86,11 +95,15 @@ class Batches:
         with self._database.read() as connection:
             return bool(connection.execute(_OUTRANKED, given).scalar_one())
 
-    def let_go(self, claims: Sequence[Claim], reason: str) -> None:
-        """Give back steps that were not begun: they are ready as before, and control sends them."""
+    def let_go(self, claims: Sequence[Claim], reason: str) -> list[Claim]:
+        """Give back steps that were not begun: they are ready as before, and control sends them.
+
+        Returns the claims that were no longer held: their steps were cancelled or taken over.
+        """
+        lost: list[Claim] = []
         with self._database.write() as connection:
             for claim in sorted(claims, key=lambda claim: claim.experiment_id):
-                with suppress(FencedError):  # taken over or cancelled: nothing to give back
+                try:
                     advance(
                         connection,
                         claim.experiment_id,
@@ -103,3 +116,6 @@ class Batches:
                         message_id=None,
                         sent_at=None,
                     )
+                except FencedError:
+                    lost.append(claim)
+        return lost

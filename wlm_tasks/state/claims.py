@@ -52,6 +52,7 @@ _MOST_URGENT = (
 _HELD_BY_MESSAGE = (
     select(steps.c.experiment_id, steps.c.seq, steps.c.epoch)
     .where(is_open("RUNNING"), steps.c.message_id == bindparam("b_message"))
+    .order_by(steps.c.experiment_id)
     .with_for_update()  # its old holder may be writing its end in this moment
 )
 _OF_EXPERIMENT = (
@@ -72,7 +73,7 @@ RENEW: Final = (
 )
 
 
-class Kind(NamedTuple):
+class EndingKind(NamedTuple):
     """What the transaction of an ending depends on."""
 
     last: bool
@@ -97,11 +98,11 @@ class Ending:
     sent: bool = True
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> EndingKind:
         """Endings of one kind can be recorded together."""
         queues = None if self.carry_on is None or self.claim.last else len(self.carry_on.queues)
         intent = self.job is not None and queues is not None
-        return Kind(self.claim.last, queues, intent, self.sent)
+        return EndingKind(self.claim.last, queues, intent, self.sent)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -214,7 +215,9 @@ class Claims:
         """
         if len({ending.kind for ending in endings}) > 1:
             raise ValueError("endings of different kinds: each kind has a transaction of its own")
-        ordered = sorted(endings, key=lambda ending: ending.claim.experiment_id)  # one lock order
+        ordered = sorted(
+            endings, key=lambda ending: ending.claim.experiment_id
+        )  # as others lock them
         made = self._database.swift.run_all(
             finish_boundary(**endings[0].kind._asdict()), [ending.parameters for ending in ordered]
         )
@@ -254,7 +257,9 @@ class Claims:
     def renew(self, claims: Sequence[Claim], lease_s: float) -> None:
         """Prolong leases. A claim that is no longer held gets its `lost` flag set."""
         with self._database.write() as connection:
-            for claim in sorted(claims, key=lambda claim: claim.experiment_id):  # one lock order
+            for claim in sorted(
+                claims, key=lambda claim: claim.experiment_id
+            ):  # as others lock them
                 renewed = connection.execute(RENEW, {**claim.key, "b_lease": lease_s}).rowcount
                 if not renewed:
                     claim.lost.set()

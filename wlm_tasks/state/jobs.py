@@ -130,7 +130,7 @@ class Jobs:
         if not kind.usual:
             return [Way.ELSEHOW] * len(accepted)
         boundary = ended_boundary(queues=kind.queues) if kind.over else submitted_boundary()
-        ordered = sorted(accepted, key=lambda one: one.claim.experiment_id)  # one lock order
+        ordered = sorted(accepted, key=lambda one: one.claim.experiment_id)  # as all lock them
         made = self._database.swift.run_all(boundary, [one.parameters for one in ordered])
         found = {id(one): _following(one, rows) for one, rows in zip(ordered, made, strict=True)}
         return [found[id(one)] for one in accepted]

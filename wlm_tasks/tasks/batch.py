@@ -72,15 +72,16 @@ class Batch:
         with self._lock:
             self._done.append((work, result))
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is a next step."""
-        return bool(self._waiting)
+    def put_back(self, work: Work) -> None:
+        """Put the step in hand back in front of those that wait."""
+        with self._lock:
+            self._waiting.appendleft(work)
 
     @property
     def is_late(self) -> bool:
-        """Whether the one in hand keeps the others waiting."""
-        return time.monotonic() - self._since > _PATIENCE_S
+        """Whether the one in hand keeps others waiting."""
+        keeps = bool(self._waiting or self._done)
+        return keeps and time.monotonic() - self._since > _PATIENCE_S
 
     def take_done(self) -> list[tuple[Work, Result]]:
         """What is to be recorded; whoever takes it sees to that."""
@@ -88,12 +89,29 @@ class Batch:
             done, self._done = self._done, []
             return done
 
-    def take_waiting(self) -> list[Work]:
-        """What is not begun; whoever takes it sees to it."""
+    @contextmanager
+    def taking_done(self) -> Iterator[list[tuple[Work, Result]]]:
+        """What is to be recorded; it is there again if the block fails."""
+        done = self.take_done()
+        try:
+            yield done
+        except BaseException:
+            with self._lock:
+                self._done += done
+            raise
+
+    @contextmanager
+    def taking_waiting(self) -> Iterator[list[Work]]:
+        """What is not begun; it waits again if the block fails."""
         with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()
-            return waiting
+        try:
+            yield waiting
+        except BaseException:
+            with self._lock:
+                self._waiting.extend(waiting)
+            raise
 
 
 class Relief:
@@ -134,8 +152,8 @@ class Relief:
             for batch in late:
                 try:
                     self._relieve(batch)
-                except Exception:  # noqa: BLE001 - their leases run out, and the next ones need this thread
-                    _log.exception("steps that waited for a slow one were not given back")
+                except Exception:  # noqa: BLE001 - who has the slow one does it in the end
+                    _log.exception("steps that wait for a slow one were not given back")
             self._wanted.wait()
 
     def stop(self) -> None:

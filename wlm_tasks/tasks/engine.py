@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -41,7 +41,7 @@ from wlm_tasks.tasks.patience import patiently
 from wlm_tasks.tasks.recorder import Recorder, Result
 from wlm_tasks.tasks.shown import Shown
 from wlm_tasks.tasks.submitting import Several, perform
-from wlm_tasks.tasks.work import Crowded, Done, Handed, Outcome, Recorded, Work
+from wlm_tasks.tasks.work import Crowded, Done, Handed, Outcome, Recorded, Sliced, Work
 
 _log = logging.getLogger(__name__)
 #: Seconds for which it is believed that nothing more urgent waits for steps that are claimed.
@@ -97,6 +97,7 @@ class Engine:
         """
         if not holder.redelivered and DONE_AHEAD.take(experiment_id, name):
             return Left("the step was done along with another")
+        asked = time.monotonic()
         got = patiently(
             lambda: self._claims.claim(experiment_id, name, holder), self._settings.lease_s
         )
@@ -112,10 +113,7 @@ class Engine:
         lead = self._work(got, holder, carried=not expected)
         if lead is None:
             return HandOn(None, is_own)
-        following = self._go([lead, *self._company(lead)])
-        own = following.pop(got.experiment_id, None)
-        self._send(list(following.values()))
-        return HandOn(own, is_own)
+        return HandOn(self._go([lead, *self._company(lead)], asked), is_own)
 
     def _work(self, claim: Claim, holder: Holder, *, carried: bool) -> Work | None:
         """What the work of a claimed step needs; None if it cannot be read, which is its end."""
@@ -161,7 +159,7 @@ class Engine:
         # what may be killing its workers, or tries out a site, does so alone
         if most < 1 or claim.crashes or self._settings.poison_after == 1:
             return []
-        if not self._gate.is_open(site, claim.name, ""):
+        if not self._patiently(lambda: self._gate.is_open(site, claim.name, "")):
             return []
         claims = self._patiently(lambda: self._batches.claim_like(claim, holder, site, most))
         works = [self._work(one, holder, carried=True) for one in claims]
@@ -173,25 +171,32 @@ class Engine:
             return 1  # these the site takes together
         return self._pace.room(work.experiment.site, name)
 
-    def _go(self, works: Sequence[Work]) -> dict[str, NextStep]:
-        """Go with steps as far as this slot does; what is to be sent, by experiment."""
-        to_send: dict[str, NextStep] = {}
+    def _go(self, works: Sequence[Work], looked: float) -> NextStep | None:
+        """Go with steps as far as this slot does; what the first one's experiment is to send.
+
+        `looked` is when it was last seen that nothing more urgent waits.
+        """
+        lead, own = works[0].claim.experiment_id, None
         end = time.monotonic() + self._settings.slice_s
         ahead = frozenset(work.claim.experiment_id for work in works[1:])
         while works:
             batch = Batch(works)
             with self._heartbeat.holding(*(work.claim for work in works)):
-                self._perform_all(batch)
+                self._perform_all(batch, looked)
             results = self._some_carry_on(batch.take_done(), in_time=time.monotonic() < end)
+            looked = time.monotonic()
             following = self._recorder.record(results)
             _remember(ahead, results)
-            ahead, works = frozenset(), []
-            for (work, _), found in zip(results, following, strict=True):
-                if isinstance(found, Claim):
-                    works.append(self._onward(work, found))
-                elif found is not None:
-                    to_send[found.experiment_id] = found
-        return to_send
+            sent = {step.experiment_id: step for step in following if isinstance(step, NextStep)}
+            own = sent.pop(lead, own)
+            self._send(list(sent.values()))
+            works = [
+                self._onward(work, claim)
+                for (work, _), claim in zip(results, following, strict=True)
+                if isinstance(claim, Claim)
+            ]
+            ahead = frozenset()
+        return own
 
     def _onward(self, work: Work, claim: Claim) -> Work:
         """The work of the next step of the same experiment."""
@@ -220,46 +225,62 @@ class Engine:
             some.append((work if goes_on else replace(work, carry_on=None), result))
         return some
 
-    def _perform_all(self, batch: Batch) -> None:
+    def _perform_all(self, batch: Batch, looked: float) -> None:
         """Do the work of all, unless something more urgent or a slow one comes in between."""
-        begun = looked = time.monotonic()
+        begun = time.monotonic()
         with self._relief.watching(batch):
-            while (work := batch.next()) is not None:
-                self._do(batch, work)
-                if not batch.is_waiting:
-                    continue
-                now = time.monotonic()
-                stop = now - begun > _ROUND_S or self.runtime.stopping.is_set()
-                if not stop and now - looked > _BELIEVED_S:
-                    looked = now
-                    stop = self._patiently(
-                        partial(self._batches.is_outranked, work.claim, work.holder)
-                    )
-                if stop:
-                    self._let_go(batch)
+            try:
+                while (work := batch.next()) is not None:
+                    now = time.monotonic()
+                    if batch.size > 1 and now - looked > _BELIEVED_S:
+                        looked = now
+                        if self._is_outranked(work):
+                            batch.put_back(work)
+                            self._let_go(batch)
+                            return
+                    self._do(batch, work)
+                    if time.monotonic() - begun > _ROUND_S or self.runtime.stopping.is_set():
+                        self._let_go(batch)
+            except Exception:
+                with suppress(ServiceError):  # what others have done is not lost by that
+                    self._relieve(batch)
+                raise
+
+    def _is_outranked(self, work: Work) -> bool:
+        claim, holder = work.claim, work.holder
+        return self._patiently(lambda: self._batches.is_outranked(claim, holder))
 
     def _do(self, batch: Batch, work: Work) -> None:
         claim, begun = work.claim, time.monotonic()
+        if claim.lost.is_set():
+            self._recorder.fenced(claim)
+            return
         try:
             with self._shown.as_task(claim, work.holder, carried=work.carried):
                 result = self._perform(work)
         except FencedError:
             self._recorder.fenced(claim)
             return
-        self._pace.took(work.experiment.site, claim.name, time.monotonic() - begun)
+        if isinstance(result, Done | Handed | Sliced):  # the others may not have done any work
+            self._pace.took(work.experiment.site, claim.name, time.monotonic() - begun)
         batch.did(work, result)
 
     def _let_go(self, batch: Batch) -> None:
         """Give back what is not begun."""
-        waiting = [work.claim for work in batch.take_waiting()]
-        if waiting:
-            self._patiently(lambda: self._batches.let_go(waiting, "not begun by who had it"))
-            self.runtime.wake()
+        with batch.taking_waiting() as waiting:
+            if not waiting:
+                return
+            claims = [work.claim for work in waiting]
+            lost = self._patiently(lambda: self._batches.let_go(claims, "not begun by who had it"))
+        for claim in lost:
+            self._recorder.fenced(claim)
+        self.runtime.wake()
 
     def _relieve(self, batch: Batch) -> None:
         """Record and give back what waits for a slow step."""
-        done = [(replace(work, carry_on=None), result) for work, result in batch.take_done()]
-        following = self._recorder.record(done)
+        with batch.taking_done() as done:
+            here = [(replace(work, carry_on=None), result) for work, result in done]
+            following = self._recorder.record(here)
         self._send([step for step in following if isinstance(step, NextStep)])
         self._let_go(batch)
 

@@ -31,6 +31,7 @@ from wlm_tasks.tasks.work import Crowded, Done, Handed, Outcome, Sliced, Work
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Found = TypeVar("_Found")
 Result = Outcome | Blocked | WlmError
 #: what comes next: a step to be sent, the claim on one that is carried on with, or nothing now
 Following = NextStep | Claim | None
@@ -73,14 +74,37 @@ class Recorder:
         except ServiceError as error:
             _log.warning("%s: %s", claim.experiment_id, error)
 
+    def _together(
+        self, record: Callable[[Sequence[_T]], list[_Found]], several: Sequence[_T]
+    ) -> list[_Found | None]:
+        """Record several in one transaction; if one of them spoils it, each by itself."""
+        try:
+            return [*self.patiently(partial(record, several))]
+        except ServiceError:
+            raise
+        except Exception:
+            if len(several) == 1:
+                raise
+            _log.exception("%d results were not recorded together", len(several))
+        found: list[_Found | None] = []
+        for one in several:
+            try:
+                found += self.patiently(partial(record, [one]))
+            except ServiceError:
+                raise
+            except Exception:  # noqa: BLE001 - a step that cannot be recorded must not hold up others
+                _log.exception("not recorded; when its lease has run out it is tried again")
+                found.append(None)
+        return found
+
     # -- done ------------------------------------------------------------------------------
 
     def _finish(self, works: Sequence[Work]) -> dict[int, Following]:
-        endings = [(work, self._ending(work)) for work in works]
+        endings = [(work, self.patiently(partial(self._ending, work))) for work in works]
         following: dict[int, Following] = {}
         for alike in _by(endings, lambda pair: pair[1].kind):
-            record = partial(self._claims.finish_all, [ending for _, ending in alike])
-            for (work, ending), found in zip(alike, self.patiently(record), strict=True):
+            recorded = self._together(self._claims.finish_all, [ending for _, ending in alike])
+            for (work, ending), found in zip(alike, recorded, strict=True):
                 if isinstance(found, FencedError):
                     self.fenced(work.claim)
                     following[id(work)] = None
@@ -110,8 +134,8 @@ class Recorder:
         accepted = [(work, _accepted(work, result)) for work, result in handed]
         following: dict[int, Following] = {}
         for alike in _by(accepted, lambda pair: pair[1].kind):
-            record = partial(self._jobs.submitted_all, [one for _, one in alike])
-            for (work, one), found in zip(alike, self.patiently(record), strict=True):
+            recorded = self._together(self._jobs.submitted_all, [one for _, one in alike])
+            for (work, one), found in zip(alike, recorded, strict=True):
                 if isinstance(found, Way):
                     following[id(work)] = self._elsehow(work, one)
                 else:
