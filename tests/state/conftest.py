@@ -22,6 +22,7 @@ from wlm_tasks.state.advance import NextStep
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.schema import metadata
 from wlm_tasks.state.store import Store
+from wlm_tasks.tasks import batch, engine
 
 
 def _upgrade(url: str) -> str:
@@ -151,3 +152,12 @@ def app(sqlite_template: Path, tmp_path: Path, sent: Sent) -> Iterator[WlmCelery
 def rig(url: str, tmp_path: Path, sent: Sent) -> Iterator[Rig]:
     """A worker, a control process and a site in memory."""
     yield from open_rig(url, tmp_path, sent)
+
+
+@pytest.fixture
+def quick(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """All steps are known to take a moment only; a host that is slow now changes nothing."""
+    monkeypatch.setattr(engine, "_ROUND_S", 60.0)
+    monkeypatch.setattr(batch, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(rig.engine._pace, "room", lambda _site, _name: 16)
+    return rig

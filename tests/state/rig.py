@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +110,17 @@ def open_rig(url: str, directory: Path, sent: Sent) -> Iterator[Rig]:
         made.engine.close()
         app.runtime.close()
         app.close()
+
+
+def at(rig: Rig, monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Do something while the so-manyth directory is made."""
+    backend: Any = rig.app.runtime.site("alpha").backend
+    prepare, made = backend.prepare, []
+
+    def acting(*args: Any, **more: Any) -> None:
+        made.append(args)
+        prepare(*args, **more)
+        if len(made) == number:
+            act()
+
+    monkeypatch.setattr(backend, "prepare", acting)
