@@ -5,6 +5,9 @@ and many times a second. Such a `Boundary` is made of SQLAlchemy's statements, w
 once and then go straight to the driver: on SQLite one after the other in one transaction, on
 PostgreSQL as a single statement (one round trip, and a transaction of its own).
 
+Several experiments can pass a boundary together: then each statement is joined with what differs
+between them, and is executed once for all (`scripts`).
+
 What cannot be done again is flushed to the disk before anybody acts on it: an experiment that was
 accepted, the intent to submit a job. Any other boundary outlives the crash of every process, but
 a power cut may undo it, and then a step that can be repeated is repeated. Both databases write
