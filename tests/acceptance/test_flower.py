@@ -97,6 +97,30 @@ def test_every_step_is_a_task_in_flower(fleet: Fleet, flower: str, tmp_path: Pat
     assert (tmp_path / "out.txt").exists()
 
 
+def test_each_message_of_short_steps_comes_to_its_end_for_whoever_watches(
+    tmp_path: Path, broker_url: str
+) -> None:
+    """Of steps that were done along with another, too: a pool without children knows of them."""
+    layout = Layout(settings="[steps]\ncarry_on = false\n", options=("-E", "-P", "solo"))
+    with Fleet(tmp_path, broker_url, layout) as fleet, listening(fleet, "*") as seen:
+        one = Experiment(
+            name="short",
+            site="local",
+            commands=["true {n}"],
+            inputs=[Transfer("noop://lab/in", "in")],
+        )
+        for handle in fleet.client.schedule_sweep(one, {"n": list(range(40))}):
+            handle.wait(60)
+
+        def uuids(kind: str) -> set[str]:
+            return {str(event["uuid"]) for event in seen if event["type"] == kind}
+
+        wait_for(lambda: uuids("task-received") >= uuids("task-sent"), 30, "all are received")
+        wait_for(lambda: uuids("task-succeeded") == uuids("task-received"), 30, "the end of each")
+        steps = {uuid.split(".")[0] for uuid in uuids("task-succeeded") if ".setup." in uuid}
+        assert len(steps) == 40
+
+
 def test_how_far_a_transfer_is_comes_as_events(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "in.dat").write_bytes(bytes(500_000))
     with listening(fleet, "task-progress") as seen:

@@ -72,16 +72,18 @@ class Consumer(CeleryConsumer):
         """Return what is called with each message."""
         handle = super().create_task_handler(*args, **kwargs)
 
+        # whoever watches tasks is told of the end of each, be there nothing to do
+        is_watched = bool(self.app.conf.worker_send_task_events)
+        connection_errors: Any = vars(self)["connection_errors"]
+
         def on_task_received(message: Any) -> Any:
             fault = fault_of(message)
             if fault is None:
-                if _is_done(message):
-                    connection_errors: Any = vars(self)["connection_errors"]
+                if not is_watched and _is_done(message):
                     return message.ack_log_error(_log, connection_errors)
                 return handle(message)
             queue = (message.delivery_info or {}).get("routing_key")
             _log.error("queue %s: message rejected: %s", queue, fault)
-            connection_errors = vars(self)["connection_errors"]
             return message.reject_log_error(_log, connection_errors)
 
         return on_task_received
