@@ -6,7 +6,7 @@ the schemes of URLs), ``wlm_tasks.notify``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -47,7 +47,7 @@ def storage_backend(url: str, settings: StorageSettings | None = None) -> Storag
     # nothing but the scheme is shown: a URL may hold a password
     scheme, colon, _rest = url.partition(":")
     scheme = scheme.lower() if colon else ""
-    make = _any_storage(scheme) or _load(STORAGE, scheme, "URL's scheme", _more_storages())
+    make = _any_storage(scheme) or _load(STORAGE, scheme, "URL's scheme", _more_storages)
     backend: StorageBackend = make(
         name=settings.name if settings else "", options=settings.options if settings else {}
     )
@@ -77,27 +77,22 @@ def known(group: str) -> list[str]:
 def _any_storage(scheme: str) -> Any:
     """Return the backend for a scheme of fsspec's, None for one of ours and for others."""
     ours = _found(STORAGE)
-    if not ours or scheme in ours or not _has_fsspec():
+    if not ours or scheme in ours or find_spec("fsspec") is None:
         return None
     return import_module(_ANY_STORAGE).storage_of(scheme)
 
 
-@cache
-def _has_fsspec() -> bool:
-    return find_spec("fsspec") is not None
-
-
 def _more_storages() -> str:
-    if not _has_fsspec():
+    if find_spec("fsspec") is None:
         return "; for others: pip install 'wlm_tasks[fsspec]'"
     return ", or a remote one of fsspec"
 
 
-def _load(group: str, name: str, field: str, more: str = "") -> Any:
+def _load(group: str, name: str, field: str, more: Callable[[], str] = str) -> Any:
     found = _found(group)
     if name not in found:
         names = ", ".join(sorted(found)) or "none: is wlm_tasks installed?"
-        raise ConfigError(f"{field}: got {name[:60]!r}, expected one of: {names}{more}")
+        raise ConfigError(f"{field}: got {name[:60]!r}, expected one of: {names}{more()}")
     try:
         return found[name].load()
     except (ImportError, AttributeError) as error:

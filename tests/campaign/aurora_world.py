@@ -86,7 +86,7 @@ POINTS: Final[Mapping[str, Callable[[], None]]] = {
     "6 answered, not noted": lambda: _after(Scheduler, "create"),
     "6 the same, without a shared scratch": lambda: _after(Notes, "note_made"),
     "7 noted, not recorded": lambda: _after(AuroraBackend, "submit"),
-    "8 recorded, not handed on": lambda: _after(Jobs, "submitted"),
+    "8 recorded, not handed on": lambda: _after(Jobs, "submitted_all"),
 }
 #: and of what the next submitter does after point 5
 AGAIN: Final[Mapping[str, Callable[[], None]]] = {
