@@ -21,7 +21,8 @@ from rich.table import Table
 
 from services.guardian import Guardian
 from services.sshd import PrivateSshd
-from wlm_tasks.hosts.direct import Logins, ways
+from wlm_tasks.hosts.detours import Logins
+from wlm_tasks.hosts.direct import ways
 from wlm_tasks.storage.base import TransferControl
 from wlm_tasks.storage.scp import ScpStorage
 from wlm_tasks.storage.transfer import move

@@ -14,7 +14,8 @@ from wlm_tasks import Client, Experiment, Settings, Transfer
 from wlm_tasks.config.settings import SiteSettings, StorageSettings
 from wlm_tasks.control.embedded import running
 from wlm_tasks.handles import ExperimentHandle
-from wlm_tasks.hosts.direct import SMALLEST, Detours
+from wlm_tasks.hosts.detours import Detours
+from wlm_tasks.hosts.direct import SMALLEST
 from wlm_tasks.hosts.files import HostPart
 from wlm_tasks.hosts.streams import Pull
 from wlm_tasks.model.states import ExperimentState

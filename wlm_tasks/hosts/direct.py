@@ -11,17 +11,15 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from wlm_tasks.errors import NoDirectWayError, StepError
 from wlm_tasks.hosts.address import Address
 from wlm_tasks.hosts.connections import CIPHERS
+from wlm_tasks.hosts.detours import BetweenHosts, Logins
 from wlm_tasks.hosts.files import HostFiles, HostPart, HostSource, HostTarget, closed
 from wlm_tasks.hosts.scripts import UNREACHED, failure
 from wlm_tasks.hosts.shell import Letter, Ran, compose
@@ -32,8 +30,6 @@ from wlm_tasks.model.ends import Part, Readable, Source, Target
 
 #: smallest file for which a host logs in to another, in bytes
 SMALLEST: Final = 8 * 1024 * 1024
-#: seconds for which a way that was none is not tried again
-AGAIN_S: Final = 600.0
 #: seconds in which a piece must have gone; below those after which a worker gives a script up
 _PIECE_S: Final = 45
 #: The host's own configuration, keys and known hosts; nothing is asked and nothing is forwarded.
@@ -111,20 +107,6 @@ exit "$code"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Logins:
-    """Which of the hosts of a transfer logs in to the other one by itself."""
-
-    source: bool = False
-    target: bool = False
-
-
-class BetweenHosts(Protocol):
-    """A way of bytes that are not seen here."""
-
-    hosts: str  #: between which, for messages
-
-
 class Way(Target, BetweenHosts, Protocol):
     """A target whose host gets the bytes by itself.
 
@@ -144,25 +126,6 @@ def ways(source: Source, target: Target, logins: Logins) -> list[Way]:
         *([_Pulled(source, target)] if logins.target else []),
         *([_Pushed(source, target)] if logins.source else []),
     ]
-
-
-class Detours:
-    """Ways that were none a moment ago, in this process, and why."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, tuple[float, str]] = {}
-        self._lock = threading.Lock()
-
-    def note(self, way: BetweenHosts, reason: str) -> None:
-        """Leave a way alone for a while."""
-        with self._lock:
-            self._found[way.hosts] = time.monotonic() + AGAIN_S, reason
-
-    def reason(self, way: BetweenHosts) -> str | None:
-        """Return why a way is left alone for now; None if it is not."""
-        with self._lock:
-            until, reason = self._found.get(way.hosts, (0.0, ""))
-            return reason if time.monotonic() < until else None
 
 
 def check_login(by: SshShell, to: Address) -> None:

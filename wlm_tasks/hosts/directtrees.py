@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from wlm_tasks.errors import StorageUnavailableError
-from wlm_tasks.hosts.direct import SMALLEST, Logins, ssh, text_of
+from wlm_tasks.hosts.detours import Logins
+from wlm_tasks.hosts.direct import SMALLEST, ssh, text_of
 from wlm_tasks.hosts.scripts import UNREACHED
 from wlm_tasks.hosts.shell import compose
 from wlm_tasks.hosts.trees import HostTree, HostTreeTarget, pack_words, unpack_words

@@ -9,7 +9,7 @@ from __future__ import annotations
 from wlm_tasks.compute.base import SiteStore
 from wlm_tasks.config import Settings, SiteSettings
 from wlm_tasks.hosts.cache import SiteCache
-from wlm_tasks.hosts.direct import Logins
+from wlm_tasks.hosts.detours import Logins
 from wlm_tasks.model.ends import Directory
 from wlm_tasks.model.experiment import Transfer
 from wlm_tasks.model.paths import is_directory, split_tree

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from wlm_tasks.errors import NoDirectWayError
-from wlm_tasks.hosts.direct import BetweenHosts, Detours, Logins, ways
-from wlm_tasks.hosts.directtrees import tree_ways
+from wlm_tasks.hosts.detours import BetweenHosts, Detours, Logins
 from wlm_tasks.model.ends import Entry, Source, Target, Tree, TreeTarget
 from wlm_tasks.storage.base import TransferControl, TransferResult
 from wlm_tasks.storage.transfer import Pace, move
 from wlm_tasks.storage.trees import archive_word, move_bunch, move_tree
+
+if TYPE_CHECKING:
+    from wlm_tasks.hosts.direct import Way
+    from wlm_tasks.hosts.directtrees import TreeWay
 
 _log = logging.getLogger(__name__)
 _DETOURS: Final = Detours()
@@ -29,7 +34,7 @@ class Route:
     def move(self, source: Source, target: Target, control: TransferControl) -> TransferResult:
         """Move one file."""
         result = self._without_us(
-            ways(source, target, self._logins), lambda way: move(source, way, control), control
+            _ways(source, target, self._logins), lambda way: move(source, way, control), control
         )
         return move(source, target, control) if result is None else result
 
@@ -42,7 +47,7 @@ class Route:
     ) -> dict[str, str]:
         pace = Pace(control)
         digests = self._without_us(
-            tree_ways(tree, target, entries, self._logins),
+            _tree_ways(tree, target, entries, self._logins),
             lambda way: way.carry(entries, archive_word()),
             control,
         )
@@ -70,3 +75,27 @@ class Route:
         if reason is not None:
             control.tell(f"through the worker: {reason}")
         return None
+
+
+@cache
+def _are_there_hosts() -> bool:
+    """Whether an end of a transfer can be on another host: without asyncssh none is."""
+    return find_spec("asyncssh") is not None
+
+
+def _ways(source: Source, target: Target, logins: Logins) -> list[Way]:
+    if not _are_there_hosts():
+        return []
+    from wlm_tasks.hosts.direct import ways  # noqa: PLC0415 - needs asyncssh
+
+    return ways(source, target, logins)
+
+
+def _tree_ways(
+    tree: Tree, target: TreeTarget, entries: Sequence[Entry], logins: Logins
+) -> list[TreeWay]:
+    if not _are_there_hosts():
+        return []
+    from wlm_tasks.hosts.directtrees import tree_ways  # noqa: PLC0415 - needs asyncssh
+
+    return tree_ways(tree, target, entries, logins)

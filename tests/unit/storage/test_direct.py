@@ -30,7 +30,8 @@ from wlm_tasks.errors import (
 )
 from wlm_tasks.hosts import direct, directtrees
 from wlm_tasks.hosts.address import address_of
-from wlm_tasks.hosts.direct import Detours, Logins, check_login, ways
+from wlm_tasks.hosts.detours import Detours, Logins
+from wlm_tasks.hosts.direct import check_login, ways
 from wlm_tasks.hosts.directtrees import TreeWay
 from wlm_tasks.hosts.ssh import SshShell
 from wlm_tasks.hosts.streams import Dialogue, Pull, Push
