@@ -87,21 +87,21 @@ def test_a_slow_step_keeps_nobody_waiting(quick: Rig, monkeypatch: pytest.Monkey
 
 
 def test_what_does_not_carry_on_is_sent_before_the_next_step_is_begun(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    quick: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rig.engine._pace, "room", lambda _site, name: 16 if name is SETUP else 1)
-    ids = [rig.add() for _ in range(4)]
-    rig.duties.dispatch()
-    rig.sent.take_chains()
-    backend: Any = rig.app.runtime.site("alpha").backend
+    monkeypatch.setattr(quick.engine._pace, "room", lambda _site, name: 16 if name is SETUP else 1)
+    ids = [quick.add() for _ in range(4)]
+    quick.duties.dispatch()
+    quick.sent.take_chains()
+    backend: Any = quick.app.runtime.site("alpha").backend
     submit, sent = backend.submit, []
 
     def looking(spec: Any) -> Any:
-        sent.append(sorted(step.experiment_id for step in rig.sent.chains))
+        sent.append(sorted(step.experiment_id for step in quick.sent.chains))
         return submit(spec)
 
     monkeypatch.setattr(backend, "submit", looking)
-    rig.engine.work(ids[0], SETUP, MINE)
+    quick.engine.work(ids[0], SETUP, MINE)
     assert sent == [sorted(ids[1:])]
 
 
