@@ -30,6 +30,8 @@ from wlm_tasks.handles import ExperimentHandle, SweepHandle
 from wlm_tasks.model.states import FINAL, ExperimentState
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1800)]
+#: seconds between two times that Slurm's operator has nodes tell which jobs they have
+_RECOUNT_S = 15.0
 
 
 @dataclass
@@ -133,9 +135,14 @@ def test_kill_9_at_random_times(  # noqa: PLR0917 - fixtures
             open_ones=list(everything),
         )
 
+        recounted = [begun]
+
         def ended() -> bool:
             with suppress(RuntimeError):  # its controller may just be down
                 slurm_alone.resume_nodes()
+                if time.monotonic() - recounted[0] > _RECOUNT_S:
+                    recounted[0] = time.monotonic()
+                    slurm_alone.recount_jobs()
             return all(FINAL.issuperset(one.status) for one in sweeps.values())
 
         try:

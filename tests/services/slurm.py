@@ -149,6 +149,15 @@ class PrivateSlurm(Service):
         for name in set(drained):
             self.command("scontrol", "update", f"NodeName={name}", "State=RESUME")
 
+    def recount_jobs(self) -> None:
+        """Do another part of an operator's: have the nodes tell at once which jobs they have.
+
+        A controller that was killed gives ids once more that it had not saved. slurmd launches no
+        second job of an id, and Slurm takes such a job for running until the node tells again,
+        which by itself may take minutes.
+        """
+        self.command("scontrol", "reconfigure")
+
     def kill_node(self, name: str) -> None:
         """KILL the slurmd of a node; jobs on it go on, as when a network is cut."""
         self._slurmds[name].kill9()

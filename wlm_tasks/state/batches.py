@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import Select, bindparam, select
 
 from wlm_tasks.errors import FencedError
 from wlm_tasks.model.states import StepState, experiment_state
 from wlm_tasks.model.steps import QUEUES
 from wlm_tasks.state.advance import advance
-from wlm_tasks.state.boundaries import claim_boundary
+from wlm_tasks.state.boundaries import claim_boundary, outranked, queue_parameters
 from wlm_tasks.state.database import Database
 from wlm_tasks.state.holders import Claim, Holder, claim_of
 from wlm_tasks.state.schema import IS_READY, experiments, steps
@@ -44,13 +45,14 @@ _LIKE: Final = (
     )
     .limit(bindparam("b_most"))
 )
-_OUTRANKED: Final = select(
-    exists().where(
-        IS_READY,
-        steps.c.queue.in_(bindparam("b_queues", expanding=True)),
-        steps.c.priority > bindparam("b_priority"),
+
+
+@cache
+def _is_outranked(queues: int) -> Select[Any]:
+    """The question that each claim asks, of a step that is claimed."""
+    return select(outranked(queue_parameters(queues))).where(
+        steps.c.experiment_id == bindparam("b_experiment"), steps.c.seq == bindparam("b_seq")
     )
-)
 
 
 class Batches:
@@ -91,9 +93,10 @@ class Batches:
 
     def is_outranked(self, claim: Claim, holder: Holder) -> bool:
         """Whether something more urgent is ready for the holder of a claim."""
-        given = {"b_queues": holder.queues, "b_priority": claim.priority}
+        statement = _is_outranked(len(holder.queues))
         with self._database.read() as connection:
-            return bool(connection.execute(_OUTRANKED, given).scalar_one())
+            found = connection.execute(statement, {**claim.key, **holder.parameters})
+            return bool(found.scalar_one())
 
     def let_go(self, claims: Sequence[Claim], reason: str) -> list[Claim]:
         """Give back steps that were not begun: they are ready as before, and control sends them.
