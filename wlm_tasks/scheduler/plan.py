@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -55,8 +54,3 @@ def step_names(*, inputs: bool, outputs: bool) -> tuple[StepName, ...]:
     if outputs:
         names.append(StepName.STAGE_OUT)
     return tuple(names)
-
-
-def following(names: Sequence[StepName], name: StepName) -> tuple[StepName, ...]:
-    """The steps of a segment that come after `name`."""
-    return tuple(names[list(names).index(name) + 1 :])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wlm_tasks.model.experiment import Experiment, Transfer
 from wlm_tasks.model.steps import ALL_QUEUES, QUEUES, STEP_QUEUES, StepName, task_name
-from wlm_tasks.scheduler.plan import following, plan
+from wlm_tasks.scheduler.plan import plan
 from wlm_tasks.state.upkeep import segment
 
 SETUP, STAGE_IN, SUBMIT = StepName.SETUP, StepName.STAGE_IN, StepName.SUBMIT
@@ -79,9 +79,3 @@ def test_each_step_has_its_queue_and_task() -> None:
     assert [task_name(name) for name in StepName] == [
         "wlm.setup", "wlm.stage_in", "wlm.submit", "wlm.monitor", "wlm.stage_out",
     ]  # fmt: skip
-
-
-def test_what_comes_after_a_step() -> None:
-    chain = (SETUP, STAGE_IN, SUBMIT)
-    assert following(chain, SETUP) == (STAGE_IN, SUBMIT)
-    assert following(chain, SUBMIT) == ()
